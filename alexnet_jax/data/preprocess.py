@@ -1,0 +1,84 @@
+"""From a picture file to a square of pixels: one path for every source and every use.
+
+Training, evaluation, prediction and `prepare` all come through here, so that a picture
+has the same pixels wherever it is met.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from alexnet_jax.errors import PictureError
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decode a picture file to RGB, standing upright as its EXIF orientation says.
+
+    Greyscale is repeated, CMYK and palettes are converted, 16 bits keep their upper 8,
+    alpha is dropped, of an animation the first frame is taken. The format is told by
+    the bytes: ILSVRC2012 has a PNG named .JPEG.
+
+    Args:
+        data: the bytes of the file.
+        name: the picture's name, for messages.
+
+    Raises:
+        PictureError: not a picture, or not a whole one.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
+    except Exception as error:  # Pillow's decoders raise a dozen kinds
+        reason = "not a known picture format" if data else "the file is empty"
+        if not isinstance(error, Image.UnidentifiedImageError):
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise PictureError(f"{name}: cannot be decoded: {reason}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip at 255
+        grey = np.asarray(image).astype(np.int32) >> 8
+        image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    elif "transparency" in image.info:  # convert() warns on the direct way to RGB
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Bring the shorter side to `size` and take the central square (§2).
+
+    The central square is resized alone, the same result as resizing all of the picture
+    first but for where fractions of a pixel fall. Bicubic, with antialiasing; a picture
+    of this very size is returned as it is.
+
+    Args:
+        image: an RGB picture.
+        size: side of the square in pixels.
+
+    Returns:
+        size×size×3 uint8.
+    """
+    if image.size != (size, size):
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box)
+    return np.asarray(image)
+
+
+def pixels(record: tuple[str, bytes | np.ndarray, int], size: int) -> np.ndarray:
+    """The size×size×3 uint8 pixels of a record (name, image file or pixels, label).
+
+    Raises:
+        PictureError: the picture cannot be decoded.
+    """
+    name, image, _ = record
+    if isinstance(image, bytes):
+        return square(decode(image, name), size)
+    if image.shape == (size, size, 3):
+        return image
+    return square(Image.fromarray(image), size)

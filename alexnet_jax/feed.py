@@ -1,0 +1,55 @@
+"""Host batches → global arrays on the mesh, one ahead of the training."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet_jax import parallel
+
+
+class Feed:
+    """Takes the next batch to the devices while they compute on this one.
+
+    Attributes:
+        waited: seconds for which the devices had nothing to do but wait for data.
+    """
+
+    def __init__(self, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh):
+        """Starts on the first batch.
+
+        Args:
+            batches: of `data.loader.training_batches`; endless.
+            mesh: where they go.
+        """
+        self.waited = 0.0
+        self._batches, self._mesh = batches, mesh
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._next = self._thread.submit(self._take)
+
+    def _take(self) -> dict[str, jax.Array]:
+        return parallel.to_mesh(self._mesh, next(self._batches))
+
+    def take(self, busy_with: jax.Array) -> dict[str, jax.Array]:
+        """The next batch.
+
+        Args:
+            busy_with: what the devices computed last. Where the batch is not there
+                yet, waiting begins to count when this is done.
+        """
+        if not self._next.done():
+            busy_with.block_until_ready()
+            start = time.perf_counter()
+            self._next.exception()
+            self.waited += time.perf_counter() - start
+        batch = self._next.result()
+        self._next = self._thread.submit(self._take)
+        return batch
+
+    def close(self) -> None:
+        """Ends the thread, then the workers behind the batches."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._batches.close()

@@ -1,0 +1,129 @@
+"""What trained networks answer: averages over views (§4.1) and networks (§6)."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet_jax import parallel
+from alexnet_jax.metrics import Sums, score
+from alexnet_jax.network.alexnet import AlexNet
+
+VIEWS = (1, 10)
+
+
+class Model(NamedTuple):
+    """One network ready to answer.
+
+    Attributes:
+        probabilities: what `make_probabilities` gives, compiled by `jax.jit`.
+        params: {layer: {'kernel', 'bias'}}.
+        mean_image: float32 (S, S, 3), of the pictures it was trained on.
+    """
+
+    probabilities: Callable[..., jax.Array]
+    params: Any
+    mean_image: jax.Array
+
+
+def make_probabilities(
+    network: AlexNet, mesh: Mesh, side: int, views: int, mean_at: str
+) -> Callable[..., jax.Array]:
+    """Builds the prediction of one network, averaged over views (§4.1).
+
+    Args:
+        network: the network.
+        mesh: `parallel.make_mesh`.
+        side: of a view, in pixels.
+        views: 1, the centre; or 10, the corners and the centre with their reflections.
+        mean_at: as in `step.training_pixels`.
+
+    Returns:
+        probabilities(params, image uint8 (B, S, S, 3), mean_image (S, S, 3)) →
+        (B, classes), the average of the views' softmax outputs (facts 7).
+    """
+    forward = parallel.per_device(network, mesh)
+
+    def probabilities(params, image: jax.Array, mean_image: jax.Array) -> jax.Array:
+        margin = image.shape[1] - side
+        centre = (margin // 2, margin // 2)
+        corners, flips = [centre], [False]
+        if views == 10:
+            corners += [(0, 0), (0, margin), (margin, 0), (margin, margin)]
+            flips += [True]
+
+        def view(corner_and_flip):
+            (y, x), flip = corner_and_flip
+            pixels = jax.lax.dynamic_slice(
+                image, (0, y, x, 0), (image.shape[0], side, side, 3)
+            )
+            pixels = pixels.astype(jnp.float32)
+            at = (y, x) if mean_at == "crop" else centre
+            mean = jax.lax.dynamic_slice(mean_image, (*at, 0), (side, side, 3))
+            if mean_at == "crop":  # reflected along with its pixels
+                mean = jnp.where(flip, mean[:, ::-1], mean)
+            pixels = jnp.where(flip, pixels[:, :, ::-1], pixels) - mean
+            return jax.nn.softmax(forward(params, pixels))
+
+        pairs = [(corner, flip) for flip in flips for corner in corners]
+        corner, flip = (jnp.array(column) for column in zip(*pairs, strict=True))
+        # A loop, so that ten views compile in the time of one.
+        return jax.lax.map(view, ((corner[:, 0], corner[:, 1]), flip)).mean(axis=0)
+
+    return probabilities
+
+
+def ensemble(models: Sequence[Model], image: jax.Array) -> jax.Array:
+    """The average of the models' softmax outputs (§6), (B, classes).
+
+    Args:
+        models: with the same classes.
+        image: uint8 (B, S, S, 3).
+    """
+    answers = [m.probabilities(m.params, image, m.mean_image) for m in models]
+    return sum(answers) / len(answers)
+
+
+@jax.jit
+def _score(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+    return score(jnp.log(probabilities), labels, weights)
+
+
+def error_rates(
+    models: Sequence[Model], batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
+) -> tuple[dict[str, float], list[int]]:
+    """Loss and error rates over a whole split, each picture counted once.
+
+    Args:
+        models: one, or an ensemble.
+        batches: of `data.loader.evaluation_batches`.
+        mesh: `parallel.make_mesh`.
+
+    Returns:
+        {'images', 'loss' in nats of the averaged distribution, 'top1_error',
+        'top5_error' from 0 to 1}, and the indices of pictures that were left out
+        because they cannot be decoded.
+    """
+    totals = np.zeros(4)  # float64 on the host: the same for any batch size
+    pending: list[Sums] = []
+    unreadable: list[int] = []
+    for batch in batches:
+        unreadable += batch["unreadable"][batch["unreadable"] >= 0].tolist()
+        on_devices = parallel.to_mesh(
+            mesh, {name: batch[name] for name in ("image", "label", "weight")}
+        )
+        answers = ensemble(models, on_devices["image"])
+        pending.append(_score(answers, on_devices["label"], on_devices["weight"]))
+        if len(pending) > 1:  # read the last batch while this one computes
+            totals += np.array(jax.tree.leaves(jax.device_get(pending.pop(0))))
+    for sums in pending:
+        totals += np.array(jax.tree.leaves(jax.device_get(sums)))
+    images, loss, top1, top5 = totals.tolist()
+    rates = {"loss": loss, "top1_error": top1, "top5_error": top5}
+    return {
+        "images": round(images),
+        **{name: total / max(images, 1) for name, total in rates.items()},
+    }, unreadable

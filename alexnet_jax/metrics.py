@@ -1,0 +1,106 @@
+"""Sums over examples, the rates made of them, and where they are written."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Sums:
+    """Sums over examples, float32 scalars; counts stay exact below 2²⁴ examples.
+
+    Attributes:
+        images: number of examples.
+        loss: of −log p(label), in nats.
+        top1: examples whose likeliest class is wrong.
+        top5: examples whose label is not among the five likeliest classes.
+    """
+
+    images: jax.Array
+    loss: jax.Array
+    top1: jax.Array
+    top5: jax.Array
+
+    @classmethod
+    def zero(cls) -> "Sums":
+        """Nothing summed yet."""
+        return cls(*[jnp.zeros((), jnp.float32) for _ in range(4)])
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return jax.tree.map(jnp.add, self, other)
+
+    def rates(self) -> dict[str, float]:
+        """Means over the examples: loss in nats, error rates from 0 to 1."""
+        images = float(self.images)
+        return {
+            "loss": float(self.loss) / images,
+            "top1_error": float(self.top1) / images,
+            "top5_error": float(self.top5) / images,
+        }
+
+
+def score(log_probs: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+    """Sums loss and errors over the examples whose weight is 1.
+
+    Args:
+        log_probs: (B, classes), log of the predicted distribution.
+        labels: int32 (B,).
+        weights: float32 (B,), 1 for an example, 0 for padding.
+    """
+    own = jnp.take_along_axis(log_probs, labels[:, None], axis=1)
+    classes = jnp.arange(log_probs.shape[1])
+    # Equal probabilities rank by label, so that a network that says nothing is wrong
+    # about most examples; NaN ranks last.
+    ahead = (log_probs > own) | ((log_probs == own) & (classes < labels[:, None]))
+    rank = jnp.where(jnp.isnan(own[:, 0]), jnp.inf, ahead.sum(axis=1))
+    real = weights > 0
+    return Sums(
+        images=weights.sum(),
+        loss=-jnp.where(real, own[:, 0], 0).sum(),
+        top1=jnp.sum(real & (rank >= 1), dtype=jnp.float32),
+        top5=jnp.sum(real & (rank >= 5), dtype=jnp.float32),
+    )
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, each with the updates done."""
+
+    def __init__(self, path: Path, resumed_step: int):
+        """Opens the file; lines past the resumed step are dropped, to be written again.
+
+        Args:
+            path: the file, made where there is none.
+            resumed_step: updates done in the checkpoint that the run goes on from.
+        """
+        kept = [json.dumps(line) for line in read_metrics(path)]
+        kept = [line for line in kept if json.loads(line)["step"] <= resumed_step]
+        replacement = path.with_suffix(".tmp")
+        replacement.write_text("".join(line + "\n" for line in kept))
+        os.replace(replacement, path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends one line and hands it to the operating system at once."""
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; one that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines

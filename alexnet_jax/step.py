@@ -1,0 +1,133 @@
+"""One update of the training, a pure function of (state, batch)."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from alexnet_jax import parallel
+from alexnet_jax.metrics import Sums, score
+from alexnet_jax.network.alexnet import AlexNet
+
+
+@flax.struct.dataclass
+class State:
+    """All that an update changes.
+
+    Attributes:
+        step: int32, updates done.
+        params: {layer: {'kernel', 'bias'}}, float32.
+        velocity: the optimizer's state.
+        sums: loss and errors since they were last written to metrics.jsonl; part of
+            the state so that a resumed run writes the same numbers.
+    """
+
+    step: jax.Array
+    params: Any
+    velocity: optax.OptState
+    sums: Sums
+
+
+def initial_state(
+    network: AlexNet, optimizer: optax.GradientTransformation, seed: int, side: int
+) -> State:
+    """Gaussian weights, constant biases, velocities at 0 (§5).
+
+    Args:
+        network: any of its mesh forms; all towers are initialised.
+        optimizer: `optimizer.momentum_with_decay`.
+        seed: of the weights.
+        side: of the network's input, in pixels.
+    """
+    whole = network.clone(towers_here=network.towers, tower_axis=None)
+    params = whole.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), Sums.zero())
+
+
+def state_shardings(state: State, mesh: Mesh) -> State:
+    """Where each part of a state lives: velocities beside their parameters."""
+    everywhere = parallel.replicated(mesh)
+    by_parameter = parallel.parameter_shardings(mesh, state.params)
+    shardings = jax.tree.map(lambda _: everywhere, state)
+    return shardings.replace(
+        params=by_parameter,
+        velocity=optax.tree.set(shardings.velocity, trace=by_parameter),
+    )
+
+
+def make_train_step(
+    network: AlexNet,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    seed: int,
+    mean_at: str,
+):
+    """Builds the update.
+
+    Args:
+        network: the network.
+        optimizer: `optimizer.momentum_with_decay`.
+        mesh: `parallel.make_mesh`.
+        seed: of the dropout masks.
+        mean_at: see `training_pixels`.
+
+    Returns:
+        train_step(state, batch, mean_image, rates) → (state, loss of the batch).
+    """
+    forward = parallel.per_device(network, mesh)
+
+    def train_step(state: State, batch: dict, mean_image: jax.Array, rates):
+        pixels = training_pixels(batch, mean_image, mean_at)
+        dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def mean_loss(params):
+            logits = forward(params, pixels, dropout_key)
+            sums = score(jax.nn.log_softmax(logits), batch["label"], batch["weight"])
+            return sums.loss / sums.images, sums
+
+        (loss, sums), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
+            state.params
+        )
+        updates, velocity = optimizer.update(
+            gradients, state.velocity, state.params, rates=rates
+        )
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, velocity, state.sums + sums), loss
+
+    return train_step
+
+
+def training_pixels(batch: dict, mean_image: jax.Array, mean_at: str) -> jax.Array:
+    """Crops of grey levels → mean-free, reflected, colour-shifted pixels (§4.1).
+
+    Args:
+        batch: image uint8 (B, c, c, 3), crop int32 (B, 2), flip bool (B,),
+            colour_offset float32 (B, 3), scale float32 (B,).
+        mean_image: float32 (S, S, 3).
+        mean_at: 'crop' subtracts the mean image where the crop was taken, as §2 reads;
+            'centre' its central window from every crop, as the 2012 code did (facts 6).
+
+    Returns:
+        float32 (B, c, c, 3).
+    """
+    crop = batch["image"].shape[1]
+
+    def mean_of(corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(mean_image, (*corner, 0), (crop, crop, 3))
+
+    flip = batch["flip"][:, None, None, None]
+
+    def reflected(x: jax.Array) -> jax.Array:
+        return jnp.where(flip, x[:, :, ::-1], x)
+
+    pixels = batch["image"].astype(jnp.float32)
+    if mean_at == "crop":
+        pixels = reflected(pixels - jax.vmap(mean_of)(batch["crop"]))
+    else:
+        margin = (mean_image.shape[0] - crop) // 2
+        pixels = reflected(pixels) - mean_of((margin, margin))
+    pixels += batch["colour_offset"][:, None, None, :]
+    return pixels * batch["scale"][:, None, None, None]

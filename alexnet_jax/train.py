@@ -1,0 +1,343 @@
+"""The training loop, and only the loop."""
+
+import functools
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet_jax import experiment, inference, parallel
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.loader import evaluation_batches, training_batches
+from alexnet_jax.data.preprocess import pixels
+from alexnet_jax.data.sources import Source, Subset
+from alexnet_jax.data.statistics import Statistics, survey
+from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.feed import Feed
+from alexnet_jax.inference import Model
+from alexnet_jax.metrics import MetricsFile, Sums
+from alexnet_jax.network.alexnet import LAYERS
+from alexnet_jax.optimizer import Plateau, Rates, momentum_with_decay
+from alexnet_jax.progress import Progress, parameter_table
+from alexnet_jax.step import State, initial_state, make_train_step, state_shardings
+
+
+class NonFiniteError(InputError):
+    """The loss or a parameter is not finite any more."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains, validating as it goes, from the newest checkpoint if there is one.
+
+    Args:
+        config: see configs/base.py.
+        workdir: made where there is none; a run with the same one goes on exactly
+            where it stopped.
+
+    Raises:
+        InputError: config, data, mesh or work directory do not fit.
+        NonFiniteError: the loss is not finite; the last good checkpoint is kept.
+    """
+    experiment.check(config)
+    training = experiment.open_data(config, "train")
+    validation = experiment.open_data(config, "validation", training.classes)
+    mesh = parallel.make_mesh(
+        config.mesh.data, config.mesh.tower, config.network.towers, config.batch_size
+    )
+    experiment.settle_config(config, workdir)
+    training, statistics = surveyed(training, config, workdir)
+    if len(training) < config.batch_size:
+        raise InputError(
+            f"batch_size={config.batch_size}: more than the {len(training)} pictures "
+            f"of dataset.train={config.dataset.train!r}; lower batch_size"
+        )
+    (workdir / "classes.txt").write_text("\n".join(training.classes) + "\n")
+
+    Run(config, workdir, mesh, training, validation, statistics).go()
+
+
+def surveyed(
+    source: Source, config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[Source, Statistics]:
+    """The readable training pictures and their statistics, looked at only once.
+
+    Pictures that cannot be decoded are named in W/unreadable.txt and left out.
+    """
+    size = config.dataset.image_size
+    kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
+    if kept.exists():
+        statistics = Statistics.load(kept)
+        if statistics.mean_image.shape != (size, size, 3):
+            raise InputError(
+                f"{kept}: of pictures of {statistics.mean_image.shape[0]} pixels, not "
+                f"dataset.image_size={size}; delete it, to look at the pictures again"
+            )
+    else:
+        statistics, unreadable = survey(
+            source, size, workers=config.dataset.workers, progress=True
+        )
+        listed.write_text("".join(f"{i}\t{why}\n" for i, why in unreadable))
+        statistics.save(kept)
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    if not lines:
+        return source, statistics
+    print(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
+    left_out = [int(line.split("\t")[0]) for line in lines]
+    return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
+
+
+class Run:
+    """One training from its start, or its newest checkpoint, to its end."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: Path,
+        mesh: Mesh,
+        training: Source,
+        validation: Source,
+        statistics: Statistics,
+    ):
+        """Restores the state, or initialises it in its place on the mesh."""
+        self.config, self.workdir, self.mesh = config, workdir, mesh
+        self.training, self.validation = training, validation
+        self.schedule = experiment.make_schedule(config)
+        self.augmentation = experiment.make_augmentation(
+            config, statistics, len(training)
+        )
+        self.mean_image = jax.device_put(
+            statistics.mean_image, parallel.replicated(mesh)
+        )
+        self.optimizer = momentum_with_decay(
+            config.optimizer.momentum, config.optimizer.weight_decay
+        )
+        self.network = experiment.make_network(config, len(training.classes))
+        self.train_step = jax.jit(
+            make_train_step(
+                self.network, self.optimizer, mesh, config.seed, config.augment.mean_at
+            ),
+            donate_argnums=0,
+        )
+        self.probabilities = jax.jit(
+            inference.make_probabilities(
+                self.network, mesh, config.augment.crop, 1, config.augment.mean_at
+            )
+        )
+        self.total = config.steps or math.ceil(
+            config.epochs * len(training) / config.batch_size
+        )
+        self.checkpoints = Checkpoints(
+            workdir / "checkpoints", keep=config.checkpoints_to_keep
+        )
+        self.state, self.seconds = self.first_state()
+        self.progress = Progress(
+            MetricsFile(workdir / "metrics.jsonl", int(self.state.step)),
+            config,
+            len(training),
+            len(training.classes),
+            self.total,
+        )
+
+    def first_state(self) -> tuple[State, float]:
+        """The state to start from, and the seconds trained before it."""
+        config = self.config
+        initialise = functools.partial(
+            initial_state,
+            self.network,
+            self.optimizer,
+            config.seed,
+            config.augment.crop,
+        )
+        shapes = jax.eval_shape(initialise)
+        shardings = state_shardings(shapes, self.mesh)
+        print(parameter_table(shapes.params))
+        if self.checkpoints.newest is None:
+            return jax.jit(initialise, out_shardings=shardings)(), 0.0
+        like = jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(
+                shape.shape, shape.dtype, sharding=sharding
+            ),
+            shapes,
+            shardings,
+        )
+        state, memory = self.checkpoints.restore(like)
+        if isinstance(self.schedule, Plateau):
+            self.schedule = self.schedule.with_memory(memory["plateau"])
+        print(f"going on after update {int(state.step):,}")
+        return state, memory["seconds"]
+
+    def go(self) -> None:
+        """Updates, lines, validations and checkpoints until the end, or a signal."""
+        config, done = self.config, int(self.state.step)
+        started = time.perf_counter()
+        feed = Feed(
+            training_batches(
+                self.training,
+                self.augmentation,
+                image_size=config.dataset.image_size,
+                batch_size=config.batch_size,
+                start_step=done,
+                seed=config.seed,
+                workers=config.dataset.workers,
+                threads=config.dataset.threads,
+            ),
+            self.mesh,
+        )
+        loss, line = jnp.zeros(()), None
+        with (
+            closing(self.progress),
+            closing(self.checkpoints),
+            closing(feed),
+            stop_signal() as stop,
+        ):
+            for step in range(done + 1, self.total + 1):
+                if self.finished:
+                    break
+                batch = feed.take(busy_with=loss)
+                rates = self.rates(step)
+                before = loss
+                self.state, loss = self.train_step(
+                    self.state, batch, self.mean_image, rates
+                )
+                # The devices are busy with this step; now the last one is read.
+                if line:
+                    self.progress.write(line, feed.waited)
+                    line = None
+                require_finite(before, step - 1)
+
+                last = step == self.total or stop.is_set()
+                validate = self.validation_due(step) or step == self.total
+                if step % config.log_every_steps == 0 or validate:
+                    line = self.take_line(step, rates)
+                if validate:
+                    require_finite(loss, step)
+                    line |= self.validate(step)
+                if step % config.checkpoint_every_steps == 0 or last or self.finished:
+                    # What metrics.jsonl tells up to here is never written again.
+                    if line:
+                        self.progress.write(line, feed.waited)
+                        line = None
+                    require_finite(loss, step)
+                    self.save(self.seconds + time.perf_counter() - started)
+                if stop.is_set():
+                    print(f"stopped after update {step:,}; the same command goes on")
+                    return
+        print(f"done: {self.workdir}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the plateau rule has ended the training."""
+        return isinstance(self.schedule, Plateau) and self.schedule.finished
+
+    def epoch(self, step: int) -> float:
+        """How often all pictures have been seen after so many updates."""
+        return step * self.config.batch_size / len(self.training)
+
+    def rates(self, step: int) -> Rates:
+        """The rates of an update, counted from 1."""
+        return self.schedule.rates(self.epoch(step - 1), LAYERS)
+
+    def validation_due(self, step: int) -> bool:
+        """Whether an epoch to validate after ends with this update."""
+        every = self.config.validate_every_epochs
+        if every == 0:
+            return False
+        return self.epoch(step) // every > self.epoch(step - 1) // every
+
+    def take_line(self, step: int, rates: Rates) -> dict[str, Any]:
+        """Takes the sums out of the state; they are read when the line is written."""
+        line = {
+            "step": step,
+            "epoch": self.epoch(step),
+            "train": self.state.sums,
+            "train/learning_rate": rates["fc8"]["kernel"],
+        }
+        zero = jax.device_put(Sums.zero(), parallel.replicated(self.mesh))
+        self.state = self.state.replace(sums=zero)
+        return line
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Errors over the centre views of the validation pictures (§5)."""
+        config = self.config
+        model = Model(self.probabilities, self.state.params, self.mean_image)
+        with (
+            self.progress.validating(),
+            closing(
+                evaluation_batches(
+                    self.validation,
+                    image_size=config.dataset.image_size,
+                    batch_size=config.batch_size,
+                    workers=config.dataset.workers,
+                    threads=config.dataset.threads,
+                    allow_unreadable=True,
+                )
+            ) as batches,
+        ):
+            rates, unreadable = inference.error_rates([model], batches, self.mesh)
+        if unreadable:
+            name_unreadable(
+                self.validation, unreadable, self.workdir / "unreadable_validation.txt"
+            )
+        if isinstance(self.schedule, Plateau) and self.validation_due(step):
+            self.schedule = self.schedule.after_validation(rates["top1_error"])
+        return {
+            f"validation/{name}": rates[name]
+            for name in ("loss", "top1_error", "top5_error")
+        }
+
+    def save(self, seconds: float) -> None:
+        """Saves all that the next start needs."""
+        memory: dict[str, Any] = {"seconds": seconds}
+        if isinstance(self.schedule, Plateau):
+            memory["plateau"] = self.schedule.memory()
+        self.checkpoints.save(self.state, memory)
+
+
+def require_finite(loss: jax.Array, step: int) -> None:
+    """Stops the run when a step's loss is not finite.
+
+    Raises:
+        NonFiniteError: naming the step.
+    """
+    if not math.isfinite(float(loss)):
+        raise NonFiniteError(
+            f"the loss is {float(loss)} at update {step}; the last good checkpoint is "
+            "kept: go on from it with a lower optimizer.rate in a new --workdir"
+        )
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, in place of what they do otherwise."""
+    stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
+    """Writes why each of these pictures cannot be decoded, a line each."""
+    lines = []
+    for i in indices:
+        try:
+            pixels(source[i], 1)
+        except PictureError as error:
+            lines.append(f"{i}\t{error}\n")
+    path.write_text("".join(lines))
+    print(f"{len(indices)} pictures cannot be decoded and are left out: {path}")

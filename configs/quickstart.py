@@ -1,0 +1,34 @@
+"""A narrow AlexNet on generated pictures: watch the whole thing work, no download.
+
+python -m alexnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from configs.base import base_config
+
+
+def get_config():
+    """Returns the network made narrow, for 64-pixel crops of generated pictures."""
+    config = base_config()
+    config.batch_size = 64
+    config.epochs = 20.0
+    config.validate_every_epochs = 4.0
+    config.checkpoint_every_steps = 500
+
+    config.dataset.source = "generated"
+    config.dataset.train = "4000"
+    config.dataset.validation = "1000"
+    config.dataset.image_size = 72
+
+    network = config.network
+    network.kernels = (32, 64, 96, 96, 64)
+    network.units = (256, 256)
+    network.normalise_before_relu = True
+    network.stddevs = (0.01, 0.017, 0.06, 0.06, 0.06, 0.12, 0.04, 0.04)
+
+    optimizer = config.optimizer
+    optimizer.schedule = "epochs"
+    optimizer.drops = ((15.0, 1e-3, 1e-3),)
+
+    config.augment.crop = 64
+    config.augment.offsets = 9
+    return config

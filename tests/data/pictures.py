@@ -1,0 +1,77 @@
+"""Pictures made on the spot, and the sources that tests read."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from alexnet_jax.data.augment import Augmentation
+
+# The colours of ImageNet as cuda-convnet2 ships them (facts.md section 6).
+STDDEV = (19.7208, 37.0939, 121.7801)
+AXES = (
+    (0.418, -0.713, -0.5635),
+    (-0.817, -0.024, -0.5762),
+    (0.397, 0.701, -0.5920),
+)
+
+
+def augmentation(**changes) -> Augmentation:
+    """The 2012 code's augmentation of 40-pixel pictures, with 33 offsets."""
+    values = {
+        "seed": 7,
+        "crop": 8,
+        "offsets": 33,
+        "chunk": 32,
+        "reflect": True,
+        "noise": 0.1,
+        "noise_until": 1 << 60,
+        "noise_divisor": 1.1,
+        "color_stddev": STDDEV,
+        "color_axes": AXES,
+    }
+    return Augmentation(**{**values, **changes})
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
+    """An image file of height×width×3 pixels."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+class Numbered:
+    """Pictures in memory: the pixels of picture i are all i, its label is i mod 3."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, count: int, unreadable: int = -1):
+        self.count, self.unreadable = count, unreadable
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        image = np.full((40, 40, 3), i, np.uint8)
+        return f"n/{i}", b"no" if i == self.unreadable else image, i % 3
+
+
+def write_class_folders(top: Path, classes: dict[str, int], seed: int = 0) -> Path:
+    """A folder with that many pictures of random sizes in each class."""
+    rng = np.random.default_rng(seed)
+    for name, count in classes.items():
+        (top / name).mkdir(parents=True)
+        for i in range(count):
+            height, width = rng.integers(20, 60, 2)
+            pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+            (top / name / f"{i}.JPEG").write_bytes(encoded(pixels, "JPEG"))
+    return top
+
+
+def write_tar(path: Path, folder: Path, inside: str, mode: str = "w") -> Path:
+    """A tar of a folder, under the name `inside`."""
+    with tarfile.open(path, mode) as tar:
+        tar.add(folder, arcname=inside)
+    return path

@@ -1,0 +1,194 @@
+import warnings
+
+import numpy as np
+import pytest
+from pictures import encoded
+from PIL import Image
+
+from alexnet_jax.data.preprocess import decode, pixels, square
+from alexnet_jax.errors import PictureError
+
+# One odd kind each; every one shows the left half red, the right half blue-green.
+HALVES = np.zeros((32, 64, 3), np.uint8)
+HALVES[:, :32] = 200, 40, 40
+HALVES[:, 32:] = 20, 160, 180
+
+
+def mean(image) -> np.ndarray:
+    return np.asarray(image).reshape(-1, 3).mean(0)
+
+
+def edge_case(shared_data, name) -> Image.Image:
+    return decode((shared_data / "edge-cases" / name).read_bytes(), name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("JPEG", {"quality": 95}, 3),
+        ("JPEG", {"quality": 95, "progressive": True}, 3),
+        ("BMP", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("TIFF", {}, 0),
+    ],
+)
+def test_formats(kind, options, tolerance):
+    image = np.asarray(decode(encoded(HALVES, kind, **options), "x"))
+    inner = np.abs(image.astype(int) - HALVES)[:, np.r_[:28, 36:64]]
+    assert inner.max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK"])
+def test_modes_keep_their_colours(mode, tmp_path):
+    file = tmp_path / "x"
+    image = Image.fromarray(HALVES)
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    image.save(file, "TIFF")
+    decoded = np.asarray(decode(file.read_bytes(), "x"))
+    np.testing.assert_allclose(decoded, HALVES, atol=3)
+
+
+def test_transparent_palette_without_a_warning(tmp_path):
+    image = Image.fromarray(HALVES).quantize(4)
+    image.save(tmp_path / "x", "PNG", transparency=b"\x80\xff\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = decode((tmp_path / "x").read_bytes(), "x")
+    np.testing.assert_allclose(np.asarray(decoded), HALVES, atol=3)
+
+
+def test_sixteen_bit_grey_keeps_its_upper_eight(tmp_path):
+    grey = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "x", "PNG")
+    decoded = np.asarray(decode((tmp_path / "x").read_bytes(), "x"))
+    np.testing.assert_array_equal(decoded[0, :, 0], [0, 0, 1, 128, 255])
+    np.testing.assert_array_equal(decoded, np.repeat(decoded[..., :1], 3, 2))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation):
+    # The top left corner of the scene, and where each orientation stores it.
+    scene = Image.fromarray(HALVES)
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = scene.transpose(undo[orientation]) if orientation > 1 else scene
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encoded(np.asarray(stored), "PNG", exif=exif), "x")
+    np.testing.assert_array_equal(np.asarray(decoded), HALVES)
+
+
+def test_square_is_the_central_one_resized():
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 14, 3)).astype(np.uint8))
+    image = smooth.resize((280, 180), Image.Resampling.BICUBIC)
+    # §2 to the letter: the shorter side to 90 first, then the central 90×90.
+    resized = np.asarray(image.resize((140, 90), Image.Resampling.BICUBIC))
+    ours = square(image, 90).astype(int)
+    assert ours.shape == (90, 90, 3)
+    difference = np.abs(ours - resized[:, 25:115])
+    assert difference[:, 1:-1].max() <= 1
+    assert difference.max() <= 12  # at the cut, where the filter sees no further
+
+
+@pytest.mark.parametrize("size", [(40, 1000), (1000, 40), (7, 5), (1, 1)])
+def test_square_of_any_shape(size):
+    image = Image.new("RGB", size, (10, 200, 90))
+    np.testing.assert_array_equal(
+        square(image, 64), np.full((64, 64, 3), (10, 200, 90))
+    )
+
+
+def test_a_picture_of_the_right_size_is_untouched():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(square(Image.fromarray(picture), 64), picture)
+    assert pixels(("x", picture, 0), 64) is picture
+    np.testing.assert_array_equal(pixels(("x", encoded(picture), 0), 64), picture)
+    assert pixels(("x", picture, 0), 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "the file is empty"),
+        (b"no picture at all", "not a known picture format"),
+        (encoded(HALVES, "JPEG")[:-100], "Truncated"),
+        (encoded(HALVES)[:-60], "truncated"),
+        (encoded(HALVES, "GIF")[:40], "truncated"),
+    ],
+)
+def test_damaged_pictures_get_one_line(data, why):
+    with pytest.raises(PictureError, match=why) as caught:
+        decode(data, "train/n01/x.JPEG")
+    message = str(caught.value)
+    assert message.startswith("train/n01/x.JPEG: cannot be decoded: ")
+    assert "\n" not in message
+    assert "BytesIO" not in message
+
+
+def test_decompression_bomb(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(PictureError, match=r"x: cannot be decoded: .*2048 pixels"):
+        decode(encoded(HALVES), "x")
+
+
+def test_cmyk_has_the_colours_of_its_original(shared_data):
+    # The same photograph is not at hand in RGB: the inks, mixed by hand, must agree.
+    with Image.open(shared_data / "edge-cases" / "cmyk_adobe.JPEG") as raw:
+        inks = np.asarray(raw).astype(float)  # Pillow has undone Adobe's inversion
+    mixed = (255 - inks[..., :3]) * (255 - inks[..., 3:]) / 255
+    decoded = np.asarray(edge_case(shared_data, "cmyk_adobe.JPEG"))
+    np.testing.assert_allclose(decoded, mixed, atol=2)
+    assert 60 < decoded.mean() < 200  # not a negative, nor black
+
+
+def test_edge_cases_that_show_one_photograph(shared_data):
+    reference = edge_case(shared_data, "subsampling_444.JPEG")
+    assert (reference.mode, reference.size) == ("RGB", (500, 375))
+    for name in ("subsampling_420.JPEG", "progressive.JPEG", "png_named_jpeg.JPEG"):
+        image = edge_case(shared_data, name)
+        assert (image.mode, image.size) == ("RGB", (500, 375))
+        np.testing.assert_allclose(mean(image), mean(reference), atol=1)
+
+
+def test_edge_case_greyscale(shared_data):
+    grey = np.asarray(edge_case(shared_data, "greyscale.JPEG"))
+    assert grey.shape == (330, 500, 3)
+    np.testing.assert_array_equal(grey, np.repeat(grey[..., :1], 3, 2))
+
+
+def test_edge_case_exif(shared_data):
+    upright = edge_case(shared_data, "exif_orientation6.JPEG")
+    assert upright.size == (375, 500)
+    with Image.open(shared_data / "edge-cases" / "exif_orientation6.JPEG") as stored:
+        turned = stored.transpose(Image.Transpose.ROTATE_270)  # 90° clockwise
+    np.testing.assert_array_equal(np.asarray(upright), np.asarray(turned))
+
+
+@pytest.mark.parametrize("name", ["tall_40x1000", "wide_1000x40", "tiny_7x5"])
+def test_edge_case_shapes(shared_data, name):
+    data = (shared_data / "edge-cases" / f"{name}.JPEG").read_bytes()
+    with Image.open(shared_data / "edge-cases" / f"{name}.JPEG") as image:
+        middle = np.asarray(image.convert("RGB")).astype(float)
+    side = min(middle.shape[:2])
+    y, x = ((n - side) // 2 for n in middle.shape[:2])
+    middle = middle[y : y + side, x : x + side]
+    squared = pixels((name, data, 0), 256)
+    assert squared.shape == (256, 256, 3)
+    np.testing.assert_allclose(mean(squared), mean(middle), atol=6)
+
+
+@pytest.mark.parametrize("name", ["truncated", "empty", "not_an_image"])
+def test_edge_case_damage(shared_data, name):
+    line = rf"^{name}\.JPEG: cannot be decoded: [^\n]+$"
+    with pytest.raises(PictureError, match=line):
+        edge_case(shared_data, f"{name}.JPEG")

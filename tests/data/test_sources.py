@@ -1,0 +1,312 @@
+import gzip
+import io
+import os
+import pickle
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from pictures import Numbered, encoded, write_class_folders, write_tar
+from tensorflow_datasets.core import constants
+
+from alexnet_jax.data.generated import Generated
+from alexnet_jax.data.sources import (
+    ClassFolders,
+    ClassTar,
+    Subset,
+    match_classes,
+    open_source,
+)
+from alexnet_jax.errors import InputError, PictureError
+
+KEY = "dataset.train"
+CLASSES = {"beta": 3, "alpha": 2, "gamma": 12}
+
+
+def opened(kind, where, role="train", **options):
+    options = {"key": f"dataset.{role}", "image_size": 32, "seed": 0, **options}
+    return open_source(kind, where, role, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_class_folders(tmp_path / "train", CLASSES)
+
+
+def refused(make, *parts):
+    """Check that `make` raises an InputError of one line with all the parts."""
+    with pytest.raises(InputError) as caught:
+        make()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert str(part) in message
+
+
+def test_folders_are_classes_in_order_of_name(folder):
+    source = opened("folder", str(folder))
+    assert source.classes == ("alpha", "beta", "gamma")
+    assert [label for _, _, label in source] == [0] * 2 + [1] * 3 + [2] * 12
+    files = ["0", "1", "10", "11", *"23456789"]  # as names, not numbers
+    assert [name for name, _, label in source if label == 2] == [
+        f"{folder}/gamma/{file}.JPEG" for file in files
+    ]
+    for name, image, _ in source:
+        with open(name, "rb") as file:
+            assert file.read() == image
+
+
+def test_pictures_are_found_at_any_depth_by_any_common_suffix(tmp_path):
+    picture = encoded(np.zeros((4, 4, 3), np.uint8))
+    wanted = ["a/1.JPG", "a/images/2.jpeg", "a/z.webp", "b/x/y/3.Png", "b/4.tif"]
+    ignored = ["a/.5.png", "a/notes.txt", "b/.cache/6.png", ".git/7.png", "8.png"]
+    for file in wanted + ignored:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    source = opened("folder", tmp_path)
+    assert source.classes == ("a", "b")
+    names = [os.path.relpath(name, tmp_path) for name, _, _ in source]
+    assert sorted(names) == sorted(wanted)
+
+
+def test_links_are_followed(folder, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "one").symlink_to(folder / "alpha")
+    (links / "two").mkdir()
+    (links / "two" / "inner").symlink_to(folder / "beta")
+    source = opened("folder", links)
+    assert [label for _, _, label in source] == [0, 0, 1, 1, 1]
+    assert source[4].image == (folder / "beta" / "2.JPEG").read_bytes()
+
+
+@pytest.mark.parametrize("inside", ["train", ".", "tiny/train", "./x"])
+def test_folder_and_tar_give_the_same_records(folder, tmp_path, inside):
+    tar = ClassTar(write_tar(tmp_path / "a.tar", folder, inside), KEY)
+    folders = ClassFolders(folder, KEY)
+    assert tar.classes == folders.classes
+    assert len(tar) == len(folders)
+    for one, two in zip(tar, folders, strict=True):
+        assert (one.image, one.label) == (two.image, two.label)
+        assert isinstance(one.label, int)
+    inner = os.path.normpath(f"{inside}/alpha/0.JPEG")
+    assert tar[0].name == f"{tmp_path}/a.tar:{inner}"
+
+
+def test_sources_survive_pickling(folder, tmp_path):
+    tar = ClassTar(write_tar(tmp_path / "a.tar", folder, "train"), KEY)
+    for source in (tar, ClassFolders(folder, KEY), Subset(tar, np.array([3, 1]))):
+        again = pickle.loads(pickle.dumps(source))
+        assert list(again) == list(source)
+        assert again.classes == source.classes
+
+
+def test_real_tar_of_full_size_pictures(shared_data):
+    path = shared_data / "imagenet-samples" / "imagenet-samples-300.tar"
+    source = opened("folder", str(path))
+    assert len(source) == len(source.classes) == 300
+    with tarfile.open(path) as tar:
+        name = source[77].name.split(":")[1]
+        assert tar.extractfile(name).read() == source[77].image
+    assert name.split("/")[1] == source.classes[77] == sorted(source.classes)[77]
+
+
+def test_real_tiny_imagenet(shared_data, tmp_path):
+    path = tmp_path / "val.tar"
+    packed = shared_data / "tiny-imagenet-100" / "tiny-imagenet-100-val.tar.gz"
+    with gzip.open(packed) as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    source = opened("folder", path, "validation")
+    assert len(source) == 5000
+    table = (packed.parent / "classes.tsv").read_text().splitlines()
+    wnids = [word for line in table for word in line.split("\t") if word[0] == "n"]
+    assert set(source.classes) <= set(wnids)
+    assert np.bincount([label for _, _, label in source]).tolist() == [50] * 100
+    refused(lambda: opened("folder", packed), "compressed", "gunzip", packed)
+
+
+def test_no_such_path(tmp_path):
+    missing = tmp_path / "x"
+    refused(
+        lambda: opened("folder", str(missing)),
+        f"dataset.train='{missing}': no such file or folder",
+        "give a folder of class folders or a plain tar of one (dataset.train)",
+    )
+    refused(lambda: opened("folder", "", "validation"), "dataset.validation=''")
+
+
+def test_a_folder_without_class_folders(tmp_path):
+    (tmp_path / "1.png").write_bytes(encoded(np.zeros((4, 4, 3), np.uint8)))
+    refused(lambda: opened("folder", tmp_path), tmp_path, "holds no class folders")
+    tar = write_tar(tmp_path / "a.tar", tmp_path / "1.png", "1.png")
+    refused(lambda: opened("folder", tar), tar, "holds no class folders")
+    tar = write_tar(tmp_path / "b.tar", tar, "a.tar")
+    refused(lambda: opened("folder", tar), tar, "holds no class folders")
+
+
+def test_an_empty_class_folder(folder, tmp_path):
+    (folder / "delta").mkdir()
+    (folder / "delta" / "readme.txt").write_text("soon")
+    refused(lambda: opened("folder", folder), folder, "class folder 'delta' is empty")
+    tar = write_tar(tmp_path / "a.tar", folder, "x/train")
+    refused(lambda: opened("folder", tar), tar, "class folder 'delta' is empty")
+
+
+def test_one_class(tmp_path):
+    folder = write_class_folders(tmp_path / "x", {"only": 2})
+    refused(lambda: opened("folder", folder), folder, "one class, 'only'", "two")
+    assert len(opened("folder", folder, "validation")) == 2
+
+
+def test_damaged_tars(folder, tmp_path):
+    whole = write_tar(tmp_path / "a.tar", folder, "train")
+    data = whole.read_bytes()
+    last = data.rindex(b"train/gamma")  # the header of the last member
+    damaged = {
+        "cut in a picture": data[: last + 600],
+        "cut in a header": data[: last + 100],
+        "cut between": data[:last],
+        "overwritten": data[:last] + b"\xff" * 512 + data[last + 512 :],
+        "text": b"hello " * 500,
+        "empty": b"",
+    }
+    for name, bad in damaged.items():
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(bad)
+        refused(lambda path=path: opened("folder", path), path)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_compressed_tar(folder, tmp_path, mode):
+    tar = write_tar(tmp_path / "a.tar.z", folder, "train", mode)
+    refused(lambda: opened("folder", tar), tar, "compressed", "no random access")
+
+
+def test_a_tar_of_two_sets(folder, tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder, "d/train")
+        tar.add(folder, "d/val")
+    refused(lambda: opened("folder", path), path, "'d/train'", "'d/val'")
+
+
+def test_a_tar_with_links(folder, tmp_path):
+    (folder / "alpha" / "9.JPEG").symlink_to("0.JPEG")
+    path = write_tar(tmp_path / "a.tar", folder, "train")
+    refused(lambda: opened("folder", path), "train/alpha/9.JPEG", "--dereference")
+
+
+def test_a_picture_that_goes_away(folder):
+    source = ClassFolders(folder, KEY)
+    (folder / "alpha" / "0.JPEG").unlink()
+    with pytest.raises(PictureError, match=r"alpha/0.JPEG: cannot be read: No such"):
+        source[0]
+
+
+def test_subset():
+    part = Subset(Numbered(10), np.array([1, 4, 9]))
+    assert len(part) == 3
+    assert [name for name, _, _ in (part[i] for i in range(3))] == ["n/1", "n/4", "n/9"]
+    assert part.classes == ("a", "b", "c")
+
+
+def test_classes_match_by_name(tmp_path):
+    folder = write_class_folders(tmp_path / "x", {"c": 1, "a": 2})
+    source = opened("folder", folder, "validation")
+    matched = match_classes(source, ("a", "b", "c"), "dataset.validation")
+    assert matched.classes == ("a", "b", "c")
+    assert [matched[i][2] for i in range(3)] == [0, 0, 2]
+    assert [matched[i][1] for i in range(3)] == [source[i].image for i in range(3)]
+    assert match_classes(source, ("a", "c"), "dataset.validation") is source
+    refused(
+        lambda: match_classes(source, ("a", "b"), "dataset.validation"),
+        "dataset.validation",
+        "'c'",
+        "2 classes of training",
+    )
+
+
+def test_generated_and_unknown_kinds():
+    source = opened("generated", "40", "validation", seed=3)
+    expected = Generated(40, 32, 3, "validation")
+    assert len(source) == 40
+    np.testing.assert_array_equal(source[17][1], expected[17][1])
+    refused(lambda: opened("generated", "many"), "dataset.train='many'", "4000")
+    refused(lambda: opened("web", "x"), "dataset.source='web'", "generated, folder")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A TFDS data set of pictures 0 … 5 (train) and 0 … 2 (test), each all i."""
+
+    class Toy(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "photo": tfds.features.Image(shape=(None, None, 3)),
+                "kind": tfds.features.ClassLabel(names=["cat", "dog"]),
+                "file": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, _):
+            return {
+                "train": self._generate_examples(6),
+                "test": self._generate_examples(3),
+            }
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                # Bytes: TFDS would need TensorFlow to encode an array.
+                picture = io.BytesIO(encoded(np.full((4, 4, 3), i, np.uint8)))
+                yield i, {"photo": picture, "kind": i % 2, "file": f"{i}.png"}
+
+    builder = Toy(data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
+    builder.download_and_prepare()
+    return builder.data_path
+
+
+def check_toy(source, count):
+    assert source.classes == ("cat", "dog")
+    images = {image: label for _, image, label in (source[i] for i in range(count))}
+    assert len(source) == len(images) == count
+    for i in range(count):  # TFDS has shuffled them
+        assert images[encoded(np.full((4, 4, 3), i, np.uint8))] == i % 2
+
+
+def test_records(prepared):
+    check_toy(opened("records", str(prepared)), 6)
+    validation = opened("records", str(prepared), "validation")
+    check_toy(validation, 3)  # no 'validation' there, but a 'test'
+    assert validation[0].name == "test[0]"
+    check_toy(pickle.loads(pickle.dumps(validation)), 3)
+
+
+def test_tfds_by_name(prepared, monkeypatch):
+    # TFDS reads TFDS_DATA_DIR once, when it is imported.
+    monkeypatch.setattr(constants, "DATA_DIR", str(prepared.parents[1]))
+    name = "toy:1.0.0"
+    check_toy(opened("tfds", "train", tfds_name=name), 6)
+    assert len(opened("tfds", "train[:50%]", tfds_name=name)) == 3
+    bad = "nosuch"
+    refused(
+        lambda: opened("tfds", bad, tfds_name=name), "toy:1.0.0", bad, "Unknown split"
+    )
+
+
+def test_what_tfds_has_not_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    for name in ("cifar10", "no_such_data_set"):
+        refused(
+            lambda name=name: opened("tfds", "train", tfds_name=name),
+            f"dataset.tfds_name={name!r}",
+            f"tfds build {name} --file_format=array_record",
+        )
+    refused(lambda: opened("tfds", "train"), "dataset.tfds_name=''")
+    refused(lambda: opened("records", str(tmp_path)), tmp_path, "prepare")
