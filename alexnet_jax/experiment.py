@@ -1,20 +1,30 @@
 """What a config describes: checked, and made into network, schedule and data."""
 
+import functools
 import os
 import re
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
+from alexnet_jax import inference, parallel
+from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import flat, load_config, one_of, save_config
-from alexnet_jax.data import sources, statistics
+from alexnet_jax.data import sources
 from alexnet_jax.data.augment import Augmentation
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
+from alexnet_jax.inference import Model
 from alexnet_jax.network.alexnet import LAYERS, AlexNet
 from alexnet_jax.optimizer import Drop, EpochSchedule, Plateau
+from alexnet_jax.step import initial_params
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -111,6 +121,28 @@ def settle_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     os.replace(temporary, path)
 
 
+def require_same_network(
+    config: ml_collections.ConfigDict, own: ml_collections.ConfigDict, workdir: Path
+) -> None:
+    """Checks that --config tells of the network in a work directory.
+
+    Raises:
+        InputError: naming the keys in which they differ.
+    """
+    given, trained_with = flat(config), flat(own)
+    differing = [
+        f"{key} ({trained_with.get(key, 'absent')} there, {given[key]} in --config)"
+        for key in given
+        if re.match(r"network\.|augment\.crop$|dataset\.image_size", key)
+        and given[key] != trained_with.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"--checkpoint={workdir}: a checkpoint of another network: "
+            f"{'; '.join(differing)}; give the --config that it was trained with"
+        )
+
+
 def make_network(config: ml_collections.ConfigDict, classes: int) -> AlexNet:
     """The network of a config, for so many classes."""
     c = config.network
@@ -177,7 +209,7 @@ def open_data(
 
 
 def make_augmentation(
-    config: ml_collections.ConfigDict, stats: statistics.Statistics, images: int
+    config: ml_collections.ConfigDict, statistics: Statistics, images: int
 ) -> Augmentation:
     """§4.1 as a config has it, for so many training pictures."""
     c = config.augment
@@ -190,9 +222,79 @@ def make_augmentation(
         noise=c.colour_noise,
         noise_until=int(min(c.colour_noise_until_epoch * images, np.iinfo("i8").max)),
         noise_divisor=c.colour_noise_divisor,
-        color_stddev=tuple(stats.color_stddev.tolist()),
-        color_axes=tuple(map(tuple, stats.color_axes.tolist())),
+        color_stddev=tuple(statistics.color_stddev.tolist()),
+        color_axes=tuple(map(tuple, statistics.color_axes.tolist())),
     )
+
+
+def trained(
+    workdir: Path, config: ml_collections.ConfigDict, mesh: Mesh, views: int
+) -> tuple[Model, list[str]]:
+    """A network as a work directory holds it, ready to answer, and its classes.
+
+    Args:
+        workdir: with statistics.npz, classes.txt and checkpoints/.
+        config: its config.json.
+        mesh: where it will compute.
+        views: 1 or 10.
+
+    Raises:
+        InputError: something is missing, or of another network.
+    """
+    try:
+        classes = (workdir / "classes.txt").read_text().splitlines()
+    except OSError:
+        raise InputError(
+            f"{workdir / 'classes.txt'}: no such file; it has a class name a line, in "
+            "label order: write it, or copy it from the run that was trained"
+        ) from None
+    mean_image = Statistics.load(workdir / "statistics.npz").mean_image
+    network = make_network(config, len(classes))
+    initialise = functools.partial(initial_params, network, 0, config.augment.crop)
+    shapes = jax.eval_shape(initialise)
+    like = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+        shapes,
+        parallel.parameter_shardings(mesh, shapes),
+    )
+    with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+        params = checkpoints.restore_params(like)
+    probabilities = inference.make_probabilities(
+        network, mesh, config.augment.crop, views, config.augment.mean_at
+    )
+    mean = jax.device_put(mean_image, parallel.replicated(mesh))
+    return Model(jax.jit(probabilities), params, mean), classes
+
+
+def trained_ensemble(
+    workdirs: Sequence[Path],
+    configs: Sequence[ml_collections.ConfigDict],
+    mesh: Mesh,
+    views: int,
+) -> tuple[list[Model], list[str]]:
+    """Networks whose answers are averaged, and the classes they all know.
+
+    Raises:
+        InputError: they were trained on other classes, or on pictures of other sizes.
+    """
+    loaded = [
+        trained(workdir, config, mesh, views)
+        for workdir, config in zip(workdirs, configs, strict=True)
+    ]
+    classes, size = loaded[0][1], configs[0].dataset.image_size
+    for workdir, config, (_, own) in zip(workdirs, configs, loaded, strict=True):
+        if own != classes:
+            raise InputError(
+                f"--checkpoint={workdir}: its classes.txt differs from that of "
+                f"{workdirs[0]}; an ensemble needs the same classes in the same order"
+            )
+        if config.dataset.image_size != size:
+            raise InputError(
+                f"--checkpoint={workdir}: dataset.image_size="
+                f"{config.dataset.image_size}, but {size} in {workdirs[0]}; an "
+                "ensemble looks at the same pictures"
+            )
+    return [model for model, _ in loaded], classes
 
 
 def _drop(row: Any, key: str) -> Drop:

@@ -1,11 +1,10 @@
 """Host batches → global arrays on the mesh, one ahead of the training."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import grain
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import parallel
@@ -18,7 +17,7 @@ class Feed:
         waited: seconds for which the devices had nothing to do but wait for data.
     """
 
-    def __init__(self, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh):
+    def __init__(self, batches: grain.DatasetIterator, mesh: Mesh):
         """Starts on the first batch.
 
         Args:

@@ -84,7 +84,7 @@ def ensemble(models: Sequence[Model], image: jax.Array) -> jax.Array:
         image: uint8 (B, S, S, 3).
     """
     answers = [m.probabilities(m.params, image, m.mean_image) for m in models]
-    return sum(answers) / len(answers)
+    return jnp.mean(jnp.stack(answers), axis=0)
 
 
 @jax.jit

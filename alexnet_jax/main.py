@@ -21,7 +21,10 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     CONFIG = cli.define_config()
     WORKDIR = flags.DEFINE_string(
-        "workdir", None, "Folder of this run: config, statistics, metrics, checkpoints."
+        "workdir",
+        None,
+        "Folder of this run: config, statistics, metrics, checkpoints.",
+        required=True,
     )
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     cli.run(main)

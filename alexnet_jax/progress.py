@@ -42,7 +42,7 @@ class Progress:
         )
         self._since, self._step, self._waited = time.perf_counter(), None, 0.0
         self._validating = self._validation_seconds = 0.0
-        self._stuck, self._say_at = 0, STUCK_UPDATES
+        self._stuck, self._say_at = 0.0, STUCK_UPDATES
 
     @contextmanager
     def validating(self) -> Iterator[None]:

@@ -31,19 +31,23 @@ class State:
     sums: Sums
 
 
-def initial_state(
-    network: AlexNet, optimizer: optax.GradientTransformation, seed: int, side: int
-) -> State:
-    """Gaussian weights, constant biases, velocities at 0 (§5).
+def initial_params(network: AlexNet, seed: int, side: int) -> Any:
+    """Gaussian weights and constant biases (§5).
 
     Args:
         network: any of its mesh forms; all towers are initialised.
-        optimizer: `optimizer.momentum_with_decay`.
         seed: of the weights.
         side: of the network's input, in pixels.
     """
     whole = network.clone(towers_here=network.towers, tower_axis=None)
-    params = whole.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
+    return whole.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
+
+
+def initial_state(
+    network: AlexNet, optimizer: optax.GradientTransformation, seed: int, side: int
+) -> State:
+    """`initial_params`, with velocities at 0 (§5)."""
+    params = initial_params(network, seed, side)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), Sums.zero())
 
 
@@ -115,7 +119,7 @@ def training_pixels(batch: dict, mean_image: jax.Array, mean_at: str) -> jax.Arr
     """
     crop = batch["image"].shape[1]
 
-    def mean_of(corner: jax.Array) -> jax.Array:
+    def mean_of(corner) -> jax.Array:
         return jax.lax.dynamic_slice(mean_image, (*corner, 0), (crop, crop, 3))
 
     flip = batch["flip"][:, None, None, None]

@@ -1,5 +1,6 @@
 """The training loop, and only the loop."""
 
+import dataclasses
 import functools
 import math
 import signal
@@ -193,7 +194,8 @@ class Run:
             ),
             self.mesh,
         )
-        loss, line = jnp.zeros(()), None
+        loss = jnp.zeros(())
+        line: dict[str, Any] = {}  # to be written once its numbers are read
         with (
             closing(self.progress),
             closing(self.checkpoints),
@@ -212,7 +214,7 @@ class Run:
                 # The devices are busy with this step; now the last one is read.
                 if line:
                     self.progress.write(line, feed.waited)
-                    line = None
+                    line = {}
                 require_finite(before, step - 1)
 
                 last = step == self.total or stop.is_set()
@@ -226,7 +228,7 @@ class Run:
                     # What metrics.jsonl tells up to here is never written again.
                     if line:
                         self.progress.write(line, feed.waited)
-                        line = None
+                        line = {}
                     require_finite(loss, step)
                     self.save(self.seconds + time.perf_counter() - started)
                 if stop.is_set():
@@ -263,7 +265,7 @@ class Run:
             "train/learning_rate": rates["fc8"]["kernel"],
         }
         zero = jax.device_put(Sums.zero(), parallel.replicated(self.mesh))
-        self.state = self.state.replace(sums=zero)
+        self.state = dataclasses.replace(self.state, sums=zero)
         return line
 
     def validate(self, step: int) -> dict[str, float]:

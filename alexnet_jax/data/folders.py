@@ -42,7 +42,7 @@ class ClassFolders:
         self._files: list[str] = []  # relative to the path
         self._labels: list[int] = []
         for label, name in enumerate(self.classes):
-            files = _pictures_below(self._path / name)
+            files = pictures_below(self._path / name)
             if not files:
                 raise InputError(f"{given}: the class folder {name!r} is empty; {FILL}")
             self._files += [f"{name}/{file}" for file in files]
@@ -67,7 +67,7 @@ def _is_picture(name: str) -> bool:
     return _seen(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _pictures_below(top: Path) -> list[str]:
+def pictures_below(top: Path) -> list[str]:
     """The pictures in a folder and its folders, as sorted paths relative to it."""
     found = []
     for folder, inner, files in os.walk(top, followlinks=True):

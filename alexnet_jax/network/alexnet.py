@@ -194,6 +194,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, C) → (B, H', W', kernels)."""
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.kernels)
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.kernels,))
@@ -217,6 +218,7 @@ class FullyConnected(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, combine=lambda partial_sums: partial_sums):
+        """(B, inputs) → (B, units); `combine` is called before the bias is added."""
         shape = (x.shape[-1], self.units)
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.units,))

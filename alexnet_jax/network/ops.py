@@ -109,10 +109,11 @@ def spatial_normalisation(
             margins = [(0, 0)] * 4
             margins[axis] = (reach, reach)
             padded = jnp.pad(squares, margins)
-            squares = sum(
+            shifted = (
                 lax.slice_in_dim(padded, start, start + length, axis=axis)
                 for start in range(size)
             )
+            squares = reduce(jnp.add, shifted)
         return squares
 
     return _normalise(neighbourhood, k, alpha, beta, x)

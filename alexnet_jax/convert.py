@@ -1,0 +1,179 @@
+"""App: weights out of a work directory and into one.
+
+python -m alexnet_jax.convert --source=runs/paper --destination=weights.safetensors
+python -m alexnet_jax.convert --source=weights.safetensors --destination=runs/copy
+"""
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from alexnet_jax import cli, experiment, parallel
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+from alexnet_jax.network.alexnet import LAYERS
+from alexnet_jax.optimizer import momentum_with_decay
+from alexnet_jax.step import initial_state
+
+ENDING = ".safetensors"
+# What predict needs beside the weights, carried in the file's metadata.
+COMPANIONS = ("config.json", "classes.txt", "statistics.npz")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Converts in the direction that the endings tell."""
+    cli.no_more_arguments(argv)
+    source, destination = Path(SOURCE.value), Path(DESTINATION.value)
+    outward = destination.suffix == ENDING
+    if outward == (source.suffix == ENDING):
+        raise InputError(
+            f"--source={source}, --destination={destination}: one must be a work "
+            f"directory and the other a file ending in {ENDING}"
+        )
+    if outward:
+        to_safetensors(source, destination)
+    else:
+        from_safetensors(source, destination, CONFIG.value)
+    print(f"{source} → {destination}")
+
+
+def to_safetensors(workdir: Path, file: Path) -> None:
+    """Writes the newest checkpoint's weights as 'conv1.kernel', 'conv1.bias', ….
+
+    Kernels are (height, width, input channels per group, output channels), fc kernels
+    (inputs in height, width, channel order; outputs); all float32.
+
+    Raises:
+        InputError: no checkpoint there, or the file exists.
+    """
+    if file.exists():
+        raise InputError(f"--destination={file}: exists already; give a new name")
+    config = cli.load_config(workdir / "config.json")
+    mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
+    model, _ = experiment.trained(workdir, config, mesh, views=1)
+    tensors = {
+        f"{layer}.{name}": np.asarray(model.params[layer][name])
+        for layer in LAYERS
+        for name in ("kernel", "bias")
+    }
+    metadata = {
+        name: base64.b64encode((workdir / name).read_bytes()).decode()
+        for name in COMPANIONS
+    }
+    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary.write_bytes(save(tensors, metadata))
+    os.replace(temporary, file)
+
+
+def from_safetensors(
+    file: Path, workdir: Path, config: ml_collections.ConfigDict | None
+) -> None:
+    """Makes a work directory that evaluates and predicts with a file's weights.
+
+    Config, classes and statistics come from the file where `to_safetensors` wrote
+    them; a file from elsewhere needs a config, and classes.txt and statistics.npz put
+    into the work directory by hand.
+
+    Raises:
+        InputError: the file is of no such network, or the directory holds a run.
+    """
+    if (workdir / "checkpoints").exists():
+        raise InputError(
+            f"--destination={workdir}: holds checkpoints already; give another folder"
+        )
+    tensors, metadata = read_safetensors(file)
+    companions = {
+        name: base64.b64decode(metadata[name])
+        for name in COMPANIONS
+        if name in metadata
+    }
+    if config is None:
+        if "config.json" not in companions:
+            raise InputError(
+                f"--source={file}: does not say which network it is of; add "
+                "--config=configs/X.py"
+            )
+        config = ml_collections.ConfigDict(json.loads(companions["config.json"]))
+    params = as_params(tensors, config, file)
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name, data in companions.items():
+        if not (workdir / name).exists():
+            (workdir / name).write_bytes(data)
+    cli.save_config(config, workdir / "config.json")
+    optimizer = momentum_with_decay(
+        config.optimizer.momentum, config.optimizer.weight_decay
+    )
+    network = experiment.make_network(config, params["fc8"]["bias"].size)
+    state = initial_state(network, optimizer, config.seed, config.augment.crop)
+    with closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
+        checkpoints.save(dataclasses.replace(state, params=params), {"seconds": 0.0})
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return tensors, opened.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--source={file}: cannot be read ({error})") from None
+
+
+def as_params(
+    tensors: dict[str, np.ndarray], config: ml_collections.ConfigDict, file: Path
+) -> dict[str, Any]:
+    """Tensors by name → {layer: {'kernel', 'bias'}} of a config's network.
+
+    Raises:
+        InputError: a tensor is missing, left over, or of another shape.
+    """
+    classes = tensors["fc8.bias"].size if "fc8.bias" in tensors else 1000
+    network = experiment.make_network(config, classes)
+    shapes = jax.eval_shape(
+        lambda: experiment.initial_params(network, 0, config.augment.crop)
+    )
+    wanted = {
+        f"{la}.{n}": shapes[la][n].shape for la in LAYERS for n in ("kernel", "bias")
+    }
+    for name in sorted(wanted.keys() | tensors.keys()):
+        given = tensors[name].shape if name in tensors else "absent"
+        if given != wanted.get(name, "absent"):
+            raise InputError(
+                f"--source={file}: {name} is {given} there and "
+                f"{wanted.get(name, 'absent')} in the config's network; give the "
+                "--config of that network"
+            )
+    return {
+        layer: {
+            name: jax.numpy.asarray(tensors[f"{layer}.{name}"], "float32")
+            for name in ("kernel", "bias")
+        }
+        for layer in LAYERS
+    }
+
+
+if __name__ == "__main__":
+    SOURCE = flags.DEFINE_string(
+        "source", None, f"Work directory or *{ENDING} file.", required=True
+    )
+    DESTINATION = flags.DEFINE_string(
+        "destination", None, "The other of the two.", required=True
+    )
+    CONFIG = cli.define_config()
+    cli.run(main)

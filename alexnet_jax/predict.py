@@ -1,0 +1,139 @@
+"""App: the likeliest classes of picture files, or of folders of them.
+
+python -m alexnet_jax.predict --checkpoint=runs/paper cat.jpg holiday/
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from alexnet_jax import cli, experiment, inference, parallel
+from alexnet_jax.data.folders import pictures_below
+from alexnet_jax.data.preprocess import decode, square
+from alexnet_jax.errors import InputError, PictureError
+
+BATCH = 32  # pictures decoded and answered at once
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the classes of every picture; status 1 if one could not be read."""
+    files = list(picture_files(argv[1:]))
+    if not files:
+        raise InputError("no picture given; name picture files or folders of them")
+    workdirs = [Path(name) for name in CHECKPOINT.value]
+    configs = [cli.load_config(w / "config.json") for w in workdirs]
+    mesh = parallel.make_mesh(1, 1, configs[0].network.towers, BATCH)
+    models, classes = experiment.trained_ensemble(
+        workdirs, configs, mesh, int(VIEWS.value)
+    )
+    names = class_names(NAMES.value, classes) if NAMES.value else classes
+
+    unreadable = False
+    size = configs[0].dataset.image_size
+    rows = min(BATCH, len(files))  # one shape, compiled once
+    for start in range(0, len(files), rows):
+        some = files[start : start + rows]
+        pictures = [read(file, size) for file in some]
+        squares = np.zeros((rows, size, size, 3), np.uint8)
+        for row, picture in enumerate(pictures):
+            if isinstance(picture, np.ndarray):
+                squares[row] = picture
+        answers = np.asarray(inference.ensemble(models, jnp.asarray(squares)))
+        for file, picture, probabilities in zip(some, pictures, answers, strict=False):
+            answer: dict[str, Any] = {"image": file}
+            if isinstance(picture, PictureError):
+                answer["error"] = str(picture)
+                unreadable = True
+            else:
+                answer["top"] = likeliest(probabilities, names, TOP.value)
+            print(json.dumps(answer) if JSON.value else readable(answer), flush=True)
+    return int(unreadable)
+
+
+def picture_files(paths: Sequence[str]) -> Iterator[str]:
+    """The files among the paths, and the pictures in the folders among them.
+
+    Raises:
+        InputError: a folder without pictures.
+    """
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        inside = pictures_below(Path(path))
+        if not inside:
+            raise InputError(f"{path}: a folder without pictures")
+        yield from (os.path.join(path, file) for file in inside)
+
+
+def read(file: str, size: int) -> np.ndarray | PictureError:
+    """The (size, size, 3) uint8 square of a picture file, or why there is none."""
+    try:
+        return square(decode(Path(file).read_bytes(), file), size)
+    except OSError as error:
+        return PictureError(f"{file}: {error.strerror}")
+    except PictureError as error:
+        return error
+
+
+def likeliest(probabilities: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
+    """The `top` classes of a distribution (classes,), likeliest first."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [
+        {
+            "label": int(label),
+            "name": names[label],
+            "probability": float(probabilities[label]),
+        }
+        for label in order
+    ]
+
+
+def readable(answer: dict[str, Any]) -> str:
+    """An answer as a few lines for people."""
+    if "error" in answer:
+        return f"error: {answer['error']}"
+    lines = [f"{c['probability']:8.2%}  {c['name']}" for c in answer["top"]]
+    return "\n".join([answer["image"], *lines])
+
+
+def class_names(path: str, classes: Sequence[str]) -> list[str]:
+    """Names for people, from lines '…<tab>class<tab>name'.
+
+    Raises:
+        InputError: the file cannot be read or lacks a class.
+    """
+    try:
+        rows = [line.split("\t") for line in Path(path).read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--names={path}: cannot be read ({error})") from None
+    names = {row[-2]: row[-1].strip() for row in rows if len(row) > 1}
+    missing = [name for name in classes if name not in names]
+    if missing:
+        raise InputError(
+            f"--names={path}: has no line for the class {missing[0]!r}; its lines must "
+            "be '…<tab>class<tab>name'"
+        )
+    return [names[name] for name in classes]
+
+
+if __name__ == "__main__":
+    CHECKPOINT = flags.DEFINE_list(
+        "checkpoint",
+        None,
+        "Work directories; several are averaged as an ensemble.",
+        required=True,
+    )
+    VIEWS = flags.DEFINE_enum("views", "1", ["1", "10"], "Views of a picture (§4.1).")
+    TOP = flags.DEFINE_integer("top", 5, "Classes to print.", lower_bound=1)
+    JSON = flags.DEFINE_bool("json", False, "Print a JSON object a picture.")
+    NAMES = flags.DEFINE_string(
+        "names", None, "Tab-separated file: … class, name for people."
+    )
+    cli.run(main)
