@@ -21,6 +21,7 @@ ROLES = ("train", "validation")  # the position is the second word of the Philox
 # No object reaches further from the centre, in half sides of the picture: a crop of 8/9
 # of the side (224 of 256, §4.1) keeps ±7/9 wherever it falls.
 REACH = 7 / 9
+KEPT_BYTES = 1 << 28  # smaller sets are kept in memory: drawing takes 1 ms a picture
 CONTRAST = 0.35  # least difference of object and ground in each of R, G and B, 0 to 1
 
 # Signed distances, negative inside: shapes fill the unit circle, textures the plane.
@@ -85,7 +86,7 @@ TEXTURES = {
 
 
 class Generated:
-    """Drawn pictures, as many as asked for, each made when it is asked for."""
+    """Drawn pictures, as many as asked for, each made when it is first asked for."""
 
     classes = (*SHAPES, *TEXTURES)
 
@@ -114,6 +115,7 @@ class Generated:
                 "generated pictures need 32 or more to be told apart"
             )
         self.count, self.size, self.seed, self.role = count, size, seed, role
+        self._drawn: dict[int, np.ndarray] = {}
 
     def __len__(self):
         return self.count
@@ -122,10 +124,18 @@ class Generated:
         """Draw picture i: its name, its size×size×3 uint8 pixels and its label."""
         i = range(self.count)[i]
         label = i % len(self.classes)
-        key = (self.seed, ROLES.index(self.role))
-        rng = np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, i)))
-        image = draw(rng, self.classes[label], self.size)
+        image = self._drawn.get(i)
+        if image is None:
+            key = (self.seed, ROLES.index(self.role))
+            rng = np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, i)))
+            image = draw(rng, self.classes[label], self.size)
+            image.flags.writeable = False
+            if self.count * image.nbytes <= KEPT_BYTES:
+                self._drawn[i] = image
         return f"generated/{self.role}/{i:06d}", image, label
+
+    def __getstate__(self):
+        return {**self.__dict__, "_drawn": {}}  # a worker draws its own
 
 
 def draw(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
