@@ -4,6 +4,8 @@ The data position is the step itself: batch s of the training stream is a functi
 the seed and s (`data.loader`), so nothing else needs keeping.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,13 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.step import State
+
+
+def holds_any(directory: Path) -> bool:
+    """Whether there is a whole checkpoint; half-written ones have longer names."""
+    return directory.is_dir() and any(d.name.isdigit() for d in directory.iterdir())
 
 
 class Checkpoints:
@@ -43,7 +50,9 @@ class Checkpoints:
                 "memory": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, read_only=keep is None
+                max_to_keep=keep,
+                read_only=keep is None,
+                cleanup_tmp_directories=keep is not None,  # a kill left them
             ),
         )
 
@@ -60,13 +69,17 @@ class Checkpoints:
             memory: plain numbers: plateau and timing.
 
         Raises:
-            FloatingPointError: a parameter is not finite; nothing is written.
+            NonFiniteError: a parameter is not finite; nothing is written.
         """
         step = int(state.step)
         if step == self.newest:
             return
         if not bool(_all_finite(state.params)):
-            raise FloatingPointError(f"a parameter is not finite after step {step}")
+            raise NonFiniteError(
+                f"a parameter is not finite after update {step}; the last good "
+                "checkpoint is kept: go on from it with a lower optimizer.rate in a "
+                "new --workdir"
+            )
         rest = {"step": state.step, "velocity": state.velocity, "sums": state.sums}
         self._manager.save(
             step,
@@ -84,27 +97,42 @@ class Checkpoints:
             like: shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
 
         Raises:
-            InputError: it is of another network.
+            InputError: it is damaged, or of another network.
         """
         params = self.restore_params(like.params)
         rest = {"step": like.step, "velocity": like.velocity, "sums": like.sums}
-        restored = self._manager.restore(
-            self.newest,
-            args=ocp.args.Composite(
-                rest=ocp.args.StandardRestore(rest), memory=ocp.args.JsonRestore()
-            ),
-        )
+        with self._telling_of_damage():
+            restored = self._manager.restore(
+                self.newest,
+                args=ocp.args.Composite(
+                    rest=ocp.args.StandardRestore(rest), memory=ocp.args.JsonRestore()
+                ),
+            )
         return State(params=params, **restored.rest), restored.memory
 
     def restore_params(self, like: Any) -> Any:
         """Reads the parameters of the newest checkpoint alone; see `restore`."""
         if self.newest is None:
             raise InputError(f"{self._directory}: holds no whole checkpoint")
-        self._check_shapes(like)
-        return self._manager.restore(
-            self.newest,
-            args=ocp.args.Composite(params=ocp.args.StandardRestore(like)),
-        ).params
+        with self._telling_of_damage():
+            self._check_shapes(like)
+            return self._manager.restore(
+                self.newest,
+                args=ocp.args.Composite(params=ocp.args.StandardRestore(like)),
+            ).params
+
+    @contextmanager
+    def _telling_of_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
+            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            raise InputError(
+                f"{self._directory / str(self.newest)}: a damaged checkpoint "
+                f"({reason}); move this folder away to use the one before it"
+            ) from error
 
     def _check_shapes(self, like: Any) -> None:
         stored = _shapes(self._manager.item_metadata(self.newest).params.tree)
@@ -114,8 +142,8 @@ class Checkpoints:
                 raise InputError(
                     f"{self._directory}: a checkpoint of another network: {name} is "
                     f"{stored.get(name, 'absent')} there and "
-                    f"{wanted.get(name, 'absent')} in this config; give the config it "
-                    "was trained with"
+                    f"{wanted.get(name, 'absent')} in this config; give the config "
+                    "(and classes.txt) that it was trained with"
                 )
 
     def close(self) -> None:

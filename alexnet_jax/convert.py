@@ -6,7 +6,6 @@ python -m alexnet_jax.convert --source=weights.safetensors --destination=runs/co
 
 import base64
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from alexnet_jax import cli, experiment, parallel
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.optimizer import momentum_with_decay
@@ -32,10 +31,19 @@ ENDING = ".safetensors"
 COMPANIONS = ("config.json", "classes.txt", "statistics.npz")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Converts in the direction that the endings tell."""
-    cli.no_more_arguments(argv)
-    source, destination = Path(SOURCE.value), Path(DESTINATION.value)
+def convert(
+    source: Path, destination: Path, config: ml_collections.ConfigDict | None = None
+) -> None:
+    """Converts in the direction that the endings tell.
+
+    Args:
+        source: a work directory or *.safetensors.
+        destination: the other of the two; nothing is overwritten.
+        config: of the network, where the file does not say it.
+
+    Raises:
+        InputError: not one of each, or see the functions below.
+    """
     outward = destination.suffix == ENDING
     if outward == (source.suffix == ENDING):
         raise InputError(
@@ -45,8 +53,7 @@ def main(argv: Sequence[str]) -> None:
     if outward:
         to_safetensors(source, destination)
     else:
-        from_safetensors(source, destination, CONFIG.value)
-    print(f"{source} → {destination}")
+        from_safetensors(source, destination, config)
 
 
 def to_safetensors(workdir: Path, file: Path) -> None:
@@ -60,7 +67,7 @@ def to_safetensors(workdir: Path, file: Path) -> None:
     """
     if file.exists():
         raise InputError(f"--destination={file}: exists already; give a new name")
-    config = cli.load_config(workdir / "config.json")
+    config = experiment.kept_config(workdir)
     mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
     model, _ = experiment.trained(workdir, config, mesh, views=1)
     tensors = {
@@ -72,6 +79,7 @@ def to_safetensors(workdir: Path, file: Path) -> None:
         name: base64.b64encode((workdir / name).read_bytes()).decode()
         for name in COMPANIONS
     }
+    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}")
     temporary.write_bytes(save(tensors, metadata))
     os.replace(temporary, file)
@@ -89,28 +97,37 @@ def from_safetensors(
     Raises:
         InputError: the file is of no such network, or the directory holds a run.
     """
-    if (workdir / "checkpoints").exists():
+    if holds_any(workdir / "checkpoints"):
         raise InputError(
             f"--destination={workdir}: holds checkpoints already; give another folder"
         )
     tensors, metadata = read_safetensors(file)
-    companions = {
-        name: base64.b64decode(metadata[name])
-        for name in COMPANIONS
-        if name in metadata
-    }
+    try:
+        companions = {
+            name: base64.b64decode(metadata[name], validate=True)
+            for name in COMPANIONS
+            if name in metadata
+        }
+    except ValueError as error:
+        raise InputError(f"--source={file}: damaged metadata ({error})") from None
     if config is None:
         if "config.json" not in companions:
             raise InputError(
                 f"--source={file}: does not say which network it is of; add "
                 "--config=configs/X.py"
             )
-        config = ml_collections.ConfigDict(json.loads(companions["config.json"]))
+        text = companions["config.json"].decode(errors="replace")
+        config = cli.as_config(text, f"--source={file}")
+    experiment.check(config)
     params = as_params(tensors, config, file)
+    for name in COMPANIONS:
+        if (workdir / name).exists() and name in companions:
+            raise InputError(
+                f"--destination={workdir}: has a {name} already; give another folder"
+            )
     workdir.mkdir(parents=True, exist_ok=True)
     for name, data in companions.items():
-        if not (workdir / name).exists():
-            (workdir / name).write_bytes(data)
+        (workdir / name).write_bytes(data)
     cli.save_config(config, workdir / "config.json")
     optimizer = momentum_with_decay(
         config.optimizer.momentum, config.optimizer.weight_decay
@@ -118,7 +135,7 @@ def from_safetensors(
     network = experiment.make_network(config, params["fc8"]["bias"].size)
     state = initial_state(network, optimizer, config.seed, config.augment.crop)
     with closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
-        checkpoints.save(dataclasses.replace(state, params=params), {"seconds": 0.0})
+        checkpoints.save(dataclasses.replace(state, params=params), {})
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -176,4 +193,11 @@ if __name__ == "__main__":
         "destination", None, "The other of the two.", required=True
     )
     CONFIG = cli.define_config()
+
+    def main(argv: Sequence[str]) -> None:
+        """Converts as the flags say."""
+        cli.no_more_arguments(argv)
+        convert(Path(SOURCE.value), Path(DESTINATION.value), CONFIG.value)
+        print(f"{SOURCE.value} → {DESTINATION.value}")
+
     cli.run(main)

@@ -6,5 +6,9 @@ class InputError(ValueError):
     """
 
 
+class NonFiniteError(InputError):
+    """A loss or a parameter is not finite any more: the rate was too large."""
+
+
 class PictureError(InputError):
     """A picture that cannot be decoded; the message names it and says why."""

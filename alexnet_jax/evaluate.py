@@ -4,11 +4,15 @@ python -m alexnet_jax.evaluate --config=configs/paper.py --checkpoint=W --views=
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import jax
+import ml_collections
 from absl import flags
 from tqdm import tqdm
 
@@ -17,25 +21,47 @@ from alexnet_jax.data.loader import evaluation_batches
 from alexnet_jax.errors import InputError
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints the rates, for people and then as one JSON object."""
-    cli.no_more_arguments(argv)
-    workdirs = [Path(name) for name in CHECKPOINT.value]
-    configs = [cli.load_config(w / "config.json") for w in workdirs]
-    config = CONFIG.value or configs[0]
-    experiment.check(config)
-    if CONFIG.value is None:
-        config.mesh.data, config.mesh.tower = -1, 1  # what there is here, not there
-    elif len(workdirs) == 1:
-        experiment.require_same_network(config, configs[0], workdirs[0])
+def evaluate(
+    workdirs: Sequence[Path],
+    config: ml_collections.ConfigDict | None = None,
+    *,
+    views: int = 1,
+    split: str = "validation",
+    allow_unreadable: bool = False,
+) -> dict[str, Any]:
+    """Loss and error rates over a whole split, every picture once.
+
+    Args:
+        workdirs: of the networks; the answers of several are averaged.
+        config: names the pictures and the mesh; None takes those of the first work
+            directory, on all devices that divide its batch size.
+        views: 1 or 10 (§4.1).
+        split: 'validation' or 'train'.
+        allow_unreadable: leaves out pictures that cannot be decoded, and says so.
+
+    Returns:
+        The JSON object of commands.md.
+
+    Raises:
+        InputError: something is missing or does not fit.
+        PictureError: a picture cannot be decoded.
+    """
+    configs = [experiment.kept_config(w) for w in workdirs]
+    if config is None:
+        config = configs[0]
+        # What there is here, not there.
+        config.mesh.data = math.gcd(config.batch_size, jax.device_count())
+        config.mesh.tower = 1
+    else:
+        experiment.check(config)
+        if len(workdirs) == 1:
+            experiment.require_same_network(config, configs[0], workdirs[0])
 
     mesh = parallel.make_mesh(
         config.mesh.data, config.mesh.tower, config.network.towers, config.batch_size
     )
-    models, classes = experiment.trained_ensemble(
-        workdirs, configs, mesh, int(VIEWS.value)
-    )
-    source = experiment.open_data(config, SPLIT.value, tuple(classes))
+    models, classes = experiment.trained_ensemble(workdirs, configs, mesh, views)
+    source = experiment.open_data(config, split, tuple(classes))
     size = configs[0].dataset.image_size
     with closing(
         evaluation_batches(
@@ -44,23 +70,18 @@ def main(argv: Sequence[str]) -> None:
             batch_size=config.batch_size,
             workers=config.dataset.workers,
             threads=config.dataset.threads,
-            allow_unreadable=ALLOW_UNREADABLE.value,
+            allow_unreadable=allow_unreadable,
         )
     ) as batches:
         total = -(-len(source) // config.batch_size)
-        bar = tqdm(batches, total=total, unit=" batches", desc=SPLIT.value)
+        bar = tqdm(batches, total=total, unit=" batches", desc=split)
         rates, unreadable = inference.error_rates(models, bar, mesh)
     for i in unreadable:
         print(f"left out: {source[i][0]} cannot be decoded", file=sys.stderr)
     if not rates["images"]:
-        raise InputError(f"dataset.{SPLIT.value}: none of its pictures can be decoded")
-    print(
-        f"{rates['images']:,} pictures, {VIEWS.value} view(s), {len(models)} model(s): "
-        f"loss {rates['loss']:.4f}, top-1 error {rates['top1_error']:.2%}, "
-        f"top-5 error {rates['top5_error']:.2%}"
-    )
-    counts = {"views": int(VIEWS.value), "models": len(models)}
-    print(json.dumps({"images": rates.pop("images"), **counts, **rates}))
+        raise InputError(f"dataset.{split}: none of its pictures can be decoded")
+    counts = {"images": rates.pop("images"), "views": views, "models": len(models)}
+    return {**counts, **rates}
 
 
 if __name__ == "__main__":
@@ -78,4 +99,23 @@ if __name__ == "__main__":
     ALLOW_UNREADABLE = flags.DEFINE_bool(
         "allow_unreadable", False, "Leave out pictures that cannot be decoded."
     )
+
+    def main(argv: Sequence[str]) -> None:
+        """Prints the rates, for people and then as one JSON object."""
+        cli.no_more_arguments(argv)
+        rates = evaluate(
+            cli.work_directories(CHECKPOINT.value),
+            CONFIG.value,
+            views=int(VIEWS.value),
+            split=SPLIT.value,
+            allow_unreadable=ALLOW_UNREADABLE.value,
+        )
+        print(
+            f"{rates['images']:,} pictures, {rates['views']} view(s), "
+            f"{rates['models']} model(s): loss {rates['loss']:.4f}, "
+            f"top-1 error {rates['top1_error']:.2%}, "
+            f"top-5 error {rates['top5_error']:.2%}"
+        )
+        print(json.dumps(rates))
+
     cli.run(main)

@@ -1,7 +1,7 @@
 """What a config describes: checked, and made into network, schedule and data."""
 
 import functools
-import os
+import math
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import inference, parallel
-from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.cli import flat, load_config, one_of, save_config
+from alexnet_jax.checkpoint import Checkpoints, holds_any
+from alexnet_jax.cli import flat, load_config, nearest, one_of, save_config
 from alexnet_jax.data import sources
 from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.statistics import Statistics
@@ -33,7 +33,41 @@ FREE = re.compile(
     r"mesh\..*|dataset\.(workers|threads)|log_every_steps"
     r"|checkpoint_every_steps|checkpoints_to_keep"
 )
-PROLONGING = ("epochs", "steps")  # these may grow
+LENGTH = ("epochs", "steps")  # together, they may say more updates than before
+STATISTICS_OF = re.compile(r"dataset\..*|seed")  # the seed draws generated pictures
+
+CHOICES = {
+    "precision": tuple(PRECISIONS),
+    "dataset.source": sources.KINDS,
+    "network.response_range": ("tower", "layer"),
+    "optimizer.schedule": ("plateau", "epochs"),
+    "augment.mean_at": ("crop", "centre"),
+    "network.normalise_before_relu": (False, True),
+    "augment.reflect": (False, True),
+}
+LEAST = {
+    "seed": 0, "batch_size": 1, "epochs": 0, "steps": 0, "validate_every_epochs": 0,
+    "log_every_steps": 1, "checkpoint_every_steps": 1, "checkpoints_to_keep": 1,
+    "mesh.data": -1, "mesh.tower": 1, "dataset.image_size": 1, "dataset.workers": 0,
+    "dataset.threads": 1, "network.towers": 1, "network.conv1_size": 1,
+    "network.conv1_stride": 1, "network.response_depth": 1, "network.response_k": 0,
+    "network.response_alpha": 0, "network.response_beta": 0,
+    "network.spatial_alpha": 0, "network.dropout": 0, "optimizer.momentum": 0,
+    "optimizer.weight_decay": 0, "optimizer.rate": 0,
+    "optimizer.bias_rate_multiple": 0, "optimizer.plateau_factor": 1,
+    "optimizer.plateau_drops": 0, "optimizer.patience": 1, "augment.crop": 1,
+    "augment.offsets": 1, "augment.crop_chunk": 1, "augment.colour_noise": 0,
+    "augment.colour_noise_divisor": 1e-3,
+}  # fmt: skip
+BELOW = {"seed": 2**32, "network.dropout": 1, "optimizer.momentum": 1}
+LENGTHS = {
+    "network.kernels": 5, "network.units": 2, "network.stddevs": 8, "network.biases": 8
+}  # fmt: skip
+OTHERS = (
+    "dataset.train", "dataset.validation", "dataset.tfds_name",
+    "augment.colour_noise_until_epoch",
+)  # fmt: skip
+DROPS = re.compile(r"optimizer\.(drops|layer_drops(\..*)?)")  # see make_schedule
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -42,59 +76,103 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: naming the key, the value and what is allowed.
     """
-    one_of(config.precision, tuple(PRECISIONS), "precision")
-    one_of(config.dataset.source, sources.KINDS, "dataset.source")
-    one_of(config.augment.mean_at, ("crop", "centre"), "augment.mean_at")
-    one_of(config.network.response_range, ("tower", "layer"), "network.response_range")
-    one_of(config.optimizer.schedule, ("plateau", "epochs"), "optimizer.schedule")
-    at_least = {
-        "batch_size": 1, "steps": 0, "epochs": 0, "seed": 0, "log_every_steps": 1,
-        "checkpoint_every_steps": 1, "checkpoints_to_keep": 1,
-        "validate_every_epochs": 0, "dataset.workers": 0, "dataset.threads": 1,
-        "dataset.image_size": 1, "augment.crop": 1, "augment.offsets": 1,
-        "augment.crop_chunk": 1, "augment.colour_noise": 0, "mesh.tower": 1,
-        "network.towers": 1, "optimizer.rate": 0, "optimizer.patience": 1,
-    }  # fmt: skip
     values = flat(config)
-    for key, least in at_least.items():
-        if values[key] < least:
-            raise InputError(f"{key}={values[key]}: must be {least} or more")
-    if not 0 <= config.network.dropout < 1:
+    required = [*CHOICES, *LEAST, *LENGTHS, *OTHERS]
+    for key in values:
+        if key not in required and not DROPS.fullmatch(key):
+            raise InputError(f"{key}: no such config key{nearest(key, required)}")
+    for key in required:
+        if key not in values:
+            raise InputError(f"{key}: the config lacks this key; see configs/base.py")
+    for key, allowed in CHOICES.items():
+        one_of(values[key], allowed, key)
+    for key, least in LEAST.items():
+        _require_number(key, values[key], least, BELOW.get(key, math.inf))
+    for key, length in LENGTHS.items():
+        numbers = values[key]
+        if not isinstance(numbers, list) or len(numbers) != length:
+            raise InputError(f"{key}={numbers}: must be {length} numbers")
+        for number in numbers:
+            _require_number(key, number, -1e9 if "biases" in key else 0)
+    for key in ("network.kernels", "network.units"):
+        for width in values[key]:
+            if width < 1 or width % config.network.towers:
+                raise InputError(
+                    f"{key}: {width} does not divide over network.towers="
+                    f"{config.network.towers}"
+                )
+    _check_together(config)
+    make_schedule(config)
+
+
+def _require_number(
+    key: str, value: Any, least: float, below: float = math.inf
+) -> None:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not least <= value < below:
+        upper = f" and below {below}" if math.isfinite(below) else ""
+        raise InputError(f"{key}={value}: must be a number, {least} or more{upper}")
+
+
+def _check_together(config: ml_collections.ConfigDict) -> None:
+    """What single values do not tell."""
+    network, augment, side = config.network, config.augment, config.dataset.image_size
+    if not config.steps and not config.epochs:
+        raise InputError("epochs=0.0, steps=0: nothing to do; set one of them")
+    if not augment.colour_noise_until_epoch >= 0:  # infinity is allowed
         raise InputError(
-            f"network.dropout={config.network.dropout}: must be from 0 to below 1"
+            "augment.colour_noise_until_epoch="
+            f"{augment.colour_noise_until_epoch}: must be 0 or more"
         )
-    if config.network.response_depth % 2 == 0:
+    if network.response_depth % 2 == 0:
         raise InputError(
-            f"network.response_depth={config.network.response_depth}: must be odd"
+            f"network.response_depth={network.response_depth}: must be odd"
         )
-    if config.augment.crop > config.dataset.image_size:
-        raise InputError(
-            f"augment.crop={config.augment.crop}: larger than the pictures, "
-            f"dataset.image_size={config.dataset.image_size}"
-        )
-    if config.network.response_range == "layer" and config.mesh.tower > 1:
+    if network.response_range == "layer" and config.mesh.tower > 1:
         raise InputError(
             f"mesh.tower={config.mesh.tower}: windows over the whole layer "
             "(network.response_range='layer') would cross between devices where the "
             "paper's GPUs did not talk; set mesh.tower=1 or response_range='tower'"
         )
-    lengths = {"kernels": 5, "units": 2, "stddevs": 8, "biases": 8}
-    for name, length in lengths.items():
-        given = config.network[name]
-        if len(given) != length:
-            raise InputError(f"network.{name}={given}: must have {length} numbers")
-    for name in ("kernels", "units"):
-        for width in config.network[name]:
-            if width < 1 or width % config.network.towers:
-                raise InputError(
-                    f"network.{name}: {width} does not divide over network.towers="
-                    f"{config.network.towers}"
-                )
-    make_schedule(config)
+    if augment.crop > side:
+        raise InputError(
+            f"augment.crop={augment.crop}: larger than the pictures, "
+            f"dataset.image_size={side}"
+        )
+    if augment.offsets > side - augment.crop + 1:
+        raise InputError(
+            f"augment.offsets={augment.offsets}: a crop of {augment.crop} pixels "
+            f"(augment.crop) has {side - augment.crop + 1} positions in {side} "
+            "(dataset.image_size); give as many or fewer"
+        )
+    positions = 1 + math.ceil(
+        (augment.crop - network.conv1_size) / network.conv1_stride
+    )
+    for _ in range(3):  # poolings
+        positions = 1 + math.ceil((positions - 3) / 2)
+    if augment.crop < network.conv1_size or positions < 1:
+        raise InputError(
+            f"augment.crop={augment.crop}: nothing would be left of it after conv5; "
+            "set a larger one, or smaller network.conv1_size and network.conv1_stride"
+        )
 
 
-def settle_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def updates(config: ml_collections.ConfigDict, images: int) -> int:
+    """In the whole run, with so many training pictures."""
+    return config.steps or math.ceil(config.epochs * images / config.batch_size)
+
+
+def settle_config(
+    config: ml_collections.ConfigDict, workdir: Path, images: int
+) -> None:
     """Keeps config.json in a work directory, or checks that it tells of this run.
+
+    Until there is a checkpoint, only what the statistics are of must be the same.
+
+    Args:
+        config: of this start.
+        workdir: of the run.
+        images: in the training set.
 
     Raises:
         InputError: the directory was made with another config; the differing keys are
@@ -102,13 +180,17 @@ def settle_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     path = workdir / "config.json"
     if path.exists():
-        before, now = flat(load_config(path)), flat(config)
+        kept = kept_config(workdir)
+        before, now = flat(kept), flat(config)
+        begun = holds_any(workdir / "checkpoints")
+        longer = begun and updates(config, images) >= updates(kept, images)
         differing = [
             f"{key} ({before.get(key, 'absent')} there, {now.get(key, 'absent')} here)"
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
             and not FREE.fullmatch(key)
-            and not (key in PROLONGING and now[key] >= before.get(key, 0))
+            and not (longer and key in LENGTH)
+            and (begun or STATISTICS_OF.fullmatch(key))
         ]
         if differing:
             raise InputError(
@@ -116,9 +198,61 @@ def settle_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
                 f"{'; '.join(differing)}; give another --workdir, or these values"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    save_config(config, temporary)
-    os.replace(temporary, path)
+    save_config(config, path)
+
+
+def settle_classes(
+    classes: Sequence[str], config: ml_collections.ConfigDict, workdir: Path
+) -> None:
+    """Keeps classes.txt in a work directory, or checks that it tells of this run.
+
+    Raises:
+        InputError: a checkpoint there knows other classes; nothing is touched.
+    """
+    path = workdir / "classes.txt"
+    if holds_any(workdir / "checkpoints") and path.exists():
+        kept = read_classes(path)
+        if kept != list(classes):
+            different = sorted(set(kept) ^ set(classes)) or ["their order"]
+            raise InputError(
+                f"dataset.train={config.dataset.train!r}: has {len(classes)} classes, "
+                f"not the {len(kept)} of {path} (such as {different[0]!r}); restore "
+                "them, or give another --workdir"
+            )
+    path.write_text(
+        "".join(f"{name}\n" for name in classes), "utf-8", "surrogateescape"
+    )
+
+
+def read_classes(path: Path) -> list[str]:
+    """The class names of a classes.txt, in label order.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        text = path.read_text("utf-8", "surrogateescape")
+    except OSError:
+        raise InputError(
+            f"{path}: no such file; it has a class name a line, in label order: write "
+            "it, or copy it from the run that was trained"
+        ) from None
+    return text.removesuffix("\n").split("\n")
+
+
+def kept_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config.json of a work directory.
+
+    Raises:
+        InputError: it is not there, or not a config.
+    """
+    path = workdir / "config.json"
+    config = load_config(path)
+    try:
+        check(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return config
 
 
 def require_same_network(
@@ -241,14 +375,15 @@ def trained(
     Raises:
         InputError: something is missing, or of another network.
     """
-    try:
-        classes = (workdir / "classes.txt").read_text().splitlines()
-    except OSError:
+    classes = read_classes(workdir / "classes.txt")
+    statistics = workdir / "statistics.npz"
+    mean_image = Statistics.load(statistics).mean_image
+    size = config.dataset.image_size
+    if mean_image.shape != (size, size, 3):
         raise InputError(
-            f"{workdir / 'classes.txt'}: no such file; it has a class name a line, in "
-            "label order: write it, or copy it from the run that was trained"
-        ) from None
-    mean_image = Statistics.load(workdir / "statistics.npz").mean_image
+            f"{statistics}: mean_image is {mean_image.shape}, and must be of "
+            f"dataset.image_size={size}, as {workdir / 'config.json'} says"
+        )
     network = make_network(config, len(classes))
     initialise = functools.partial(initial_params, network, 0, config.augment.crop)
     shapes = jax.eval_shape(initialise)

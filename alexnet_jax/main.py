@@ -1,6 +1,9 @@
 """App: trains, validating as it goes, and goes on where it stopped.
 
 python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper
+
+SIGTERM and Ctrl-C save a checkpoint first and end with status 143 and 130; the same
+command then goes on.
 """
 
 from collections.abc import Sequence
@@ -11,13 +14,6 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.train import train
 
-
-def main(argv: Sequence[str]) -> None:
-    """Trains as the flags say."""
-    cli.no_more_arguments(argv)
-    train(CONFIG.value, Path(WORKDIR.value))
-
-
 if __name__ == "__main__":
     CONFIG = cli.define_config()
     WORKDIR = flags.DEFINE_string(
@@ -27,4 +23,11 @@ if __name__ == "__main__":
         required=True,
     )
     flags.mark_flag_as_required("config")
+
+    def main(argv: Sequence[str]) -> int:
+        """Trains as the flags say."""
+        cli.no_more_arguments(argv)
+        stopped_by = train(CONFIG.value, Path(WORKDIR.value))
+        return 128 + stopped_by if stopped_by else 0
+
     cli.run(main)

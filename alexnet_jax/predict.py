@@ -21,39 +21,54 @@ from alexnet_jax.errors import InputError, PictureError
 BATCH = 32  # pictures decoded and answered at once
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints the classes of every picture; status 1 if one could not be read."""
-    files = list(picture_files(argv[1:]))
+def predict(
+    workdirs: Sequence[Path],
+    pictures: Sequence[str],
+    *,
+    views: int = 1,
+    top: int = 5,
+    names: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Answers about picture files, in order.
+
+    Args:
+        workdirs: of the networks; the answers of several are averaged.
+        pictures: files, and folders of them.
+        views: 1 or 10 (§4.1).
+        top: so many of the likeliest classes.
+        names: see `class_names`; None takes those of the class folders.
+
+    Yields:
+        {'image', 'top': [{'label', 'name', 'probability'}, …]}, or {'image', 'error'}
+        for a file that cannot be read.
+
+    Raises:
+        InputError: something is missing or does not fit.
+    """
+    files = list(picture_files(pictures))
     if not files:
         raise InputError("no picture given; name picture files or folders of them")
-    workdirs = [Path(name) for name in CHECKPOINT.value]
-    configs = [cli.load_config(w / "config.json") for w in workdirs]
+    configs = [experiment.kept_config(w) for w in workdirs]
     mesh = parallel.make_mesh(1, 1, configs[0].network.towers, BATCH)
-    models, classes = experiment.trained_ensemble(
-        workdirs, configs, mesh, int(VIEWS.value)
-    )
-    names = class_names(NAMES.value, classes) if NAMES.value else classes
+    models, classes = experiment.trained_ensemble(workdirs, configs, mesh, views)
+    if names:
+        classes = class_names(names, classes)
 
-    unreadable = False
     size = configs[0].dataset.image_size
     rows = min(BATCH, len(files))  # one shape, compiled once
     for start in range(0, len(files), rows):
         some = files[start : start + rows]
-        pictures = [read(file, size) for file in some]
+        read_ones = [read(file, size) for file in some]
         squares = np.zeros((rows, size, size, 3), np.uint8)
-        for row, picture in enumerate(pictures):
+        for row, picture in enumerate(read_ones):
             if isinstance(picture, np.ndarray):
                 squares[row] = picture
         answers = np.asarray(inference.ensemble(models, jnp.asarray(squares)))
-        for file, picture, probabilities in zip(some, pictures, answers, strict=False):
-            answer: dict[str, Any] = {"image": file}
+        for file, picture, answer in zip(some, read_ones, answers, strict=False):
             if isinstance(picture, PictureError):
-                answer["error"] = str(picture)
-                unreadable = True
+                yield {"image": file, "error": str(picture)}
             else:
-                answer["top"] = likeliest(probabilities, names, TOP.value)
-            print(json.dumps(answer) if JSON.value else readable(answer), flush=True)
-    return int(unreadable)
+                yield {"image": file, "top": likeliest(answer, classes, top)}
 
 
 def picture_files(paths: Sequence[str]) -> Iterator[str]:
@@ -136,4 +151,19 @@ if __name__ == "__main__":
     NAMES = flags.DEFINE_string(
         "names", None, "Tab-separated file: … class, name for people."
     )
+
+    def main(argv: Sequence[str]) -> int:
+        """Prints the classes of every picture; status 1 if one could not be read."""
+        unreadable = False
+        for answer in predict(
+            cli.work_directories(CHECKPOINT.value),
+            argv[1:],
+            views=int(VIEWS.value),
+            top=TOP.value,
+            names=NAMES.value,
+        ):
+            print(json.dumps(answer) if JSON.value else readable(answer), flush=True)
+            unreadable |= "error" in answer
+        return int(unreadable)
+
     cli.run(main)

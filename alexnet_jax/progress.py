@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from alexnet_jax.cli import say
 from alexnet_jax.metrics import MetricsFile
 from alexnet_jax.network.alexnet import LAYERS
 
@@ -98,13 +99,12 @@ class Progress:
                 f"waiting for data {wait:.0%}",
                 f"{duration(left)} left",
             ]
-        print("  ".join(parts), flush=True)
+        say("  ".join(parts))
         if "validation/loss" in line:
-            print(
+            say(
                 f"      validation: loss {line['validation/loss']:.4f}"
                 f"  top-1 error {line['validation/top1_error']:.2%}"
-                f"  top-5 error {line['validation/top5_error']:.2%}",
-                flush=True,
+                f"  top-5 error {line['validation/top5_error']:.2%}"
             )
         self._tell_if_stuck(rates["loss"], updates)
 
@@ -118,13 +118,12 @@ class Progress:
         near = abs(loss - self._know_nothing) < 0.02 * self._know_nothing
         self._stuck = self._stuck + updates if near else 0
         if self._stuck >= self._say_at:
-            print(
+            say(
                 f"      the loss has stood at ln(classes) = {self._know_nothing:.2f} "
                 f"for {self._stuck:,.0f} updates: a plateau that this network's first "
                 "epochs are known for. It can last thousands of updates; "
                 "network.stddevs of 0.03 in conv3 to conv5, as the 2012 code has, "
-                "shortens it",
-                flush=True,
+                "shortens it"
             )
             self._say_at *= 2
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,11 +18,12 @@ from jax.sharding import Mesh
 
 from alexnet_jax import experiment, inference, parallel
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.cli import say
 from alexnet_jax.data.loader import evaluation_batches, training_batches
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import Source, Subset
 from alexnet_jax.data.statistics import Statistics, survey
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import InputError, NonFiniteError, PictureError
 from alexnet_jax.feed import Feed
 from alexnet_jax.inference import Model
 from alexnet_jax.metrics import MetricsFile, Sums
@@ -33,17 +33,16 @@ from alexnet_jax.progress import Progress, parameter_table
 from alexnet_jax.step import State, initial_state, make_train_step, state_shardings
 
 
-class NonFiniteError(InputError):
-    """The loss or a parameter is not finite any more."""
-
-
-def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
     """Trains, validating as it goes, from the newest checkpoint if there is one.
 
     Args:
         config: see configs/base.py.
         workdir: made where there is none; a run with the same one goes on exactly
             where it stopped.
+
+    Returns:
+        The signal that stopped it, after a checkpoint; None where it came to its end.
 
     Raises:
         InputError: config, data, mesh or work directory do not fit.
@@ -55,16 +54,38 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     mesh = parallel.make_mesh(
         config.mesh.data, config.mesh.tower, config.network.towers, config.batch_size
     )
-    experiment.settle_config(config, workdir)
+    require_a_batch(training, config)
+    experiment.settle_config(config, workdir, len(training))
+    experiment.settle_classes(training.classes, config, workdir)
     training, statistics = surveyed(training, config, workdir)
+    require_a_batch(training, config)
+    with (
+        stop_signal() as stop,
+        closing(
+            Checkpoints(workdir / "checkpoints", keep=config.checkpoints_to_keep)
+        ) as checkpoints,
+    ):
+        run = Run(config, workdir, mesh, training, validation, statistics, checkpoints)
+        run.go(stop)
+    done = int(run.state.step)
+    if stop.signal and done < run.total and not run.finished:
+        say(f"stopped after update {done:,}; the same command goes on")
+        return stop.signal
+    say(f"done: {workdir}")
+    return None
+
+
+def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
+    """Checks that there are pictures for one batch.
+
+    Raises:
+        InputError: there are fewer.
+    """
     if len(training) < config.batch_size:
         raise InputError(
             f"batch_size={config.batch_size}: more than the {len(training)} pictures "
             f"of dataset.train={config.dataset.train!r}; lower batch_size"
         )
-    (workdir / "classes.txt").write_text("\n".join(training.classes) + "\n")
-
-    Run(config, workdir, mesh, training, validation, statistics).go()
 
 
 def surveyed(
@@ -92,7 +113,7 @@ def surveyed(
     lines = listed.read_text().splitlines() if listed.exists() else []
     if not lines:
         return source, statistics
-    print(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
+    say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
     left_out = [int(line.split("\t")[0]) for line in lines]
     return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
 
@@ -108,6 +129,7 @@ class Run:
         training: Source,
         validation: Source,
         statistics: Statistics,
+        checkpoints: Checkpoints,
     ):
         """Restores the state, or initialises it in its place on the mesh."""
         self.config, self.workdir, self.mesh = config, workdir, mesh
@@ -134,12 +156,8 @@ class Run:
                 self.network, mesh, config.augment.crop, 1, config.augment.mean_at
             )
         )
-        self.total = config.steps or math.ceil(
-            config.epochs * len(training) / config.batch_size
-        )
-        self.checkpoints = Checkpoints(
-            workdir / "checkpoints", keep=config.checkpoints_to_keep
-        )
+        self.total = experiment.updates(config, len(training))
+        self.checkpoints = checkpoints
         self.state, self.seconds = self.first_state()
         self.progress = Progress(
             MetricsFile(workdir / "metrics.jsonl", int(self.state.step)),
@@ -161,7 +179,7 @@ class Run:
         )
         shapes = jax.eval_shape(initialise)
         shardings = state_shardings(shapes, self.mesh)
-        print(parameter_table(shapes.params))
+        say(parameter_table(shapes.params))
         if self.checkpoints.newest is None:
             return jax.jit(initialise, out_shardings=shardings)(), 0.0
         like = jax.tree.map(
@@ -172,12 +190,19 @@ class Run:
             shardings,
         )
         state, memory = self.checkpoints.restore(like)
-        if isinstance(self.schedule, Plateau):
+        pictures = memory.get("pictures", len(self.training))  # convert knows of none
+        if pictures != len(self.training):
+            raise InputError(
+                f"dataset.train={config.dataset.train!r}: has {len(self.training):,} "
+                f"pictures that can be decoded and had {pictures:,} when {self.workdir}"
+                " was begun; restore them, or give another --workdir"
+            )
+        if isinstance(self.schedule, Plateau) and "plateau" in memory:
             self.schedule = self.schedule.with_memory(memory["plateau"])
-        print(f"going on after update {int(state.step):,}")
-        return state, memory["seconds"]
+        say(f"going on after update {int(state.step):,}")
+        return state, memory.get("seconds", 0.0)
 
-    def go(self) -> None:
+    def go(self, stop: "Stop") -> None:
         """Updates, lines, validations and checkpoints until the end, or a signal."""
         config, done = self.config, int(self.state.step)
         started = time.perf_counter()
@@ -198,9 +223,7 @@ class Run:
         line: dict[str, Any] = {}  # to be written once its numbers are read
         with (
             closing(self.progress),
-            closing(self.checkpoints),
             closing(feed),
-            stop_signal() as stop,
         ):
             for step in range(done + 1, self.total + 1):
                 if self.finished:
@@ -212,12 +235,12 @@ class Run:
                     self.state, batch, self.mean_image, rates
                 )
                 # The devices are busy with this step; now the last one is read.
+                require_finite(before, step - 1)
                 if line:
                     self.progress.write(line, feed.waited)
                     line = {}
-                require_finite(before, step - 1)
 
-                last = step == self.total or stop.is_set()
+                last = step == self.total or stop.signal is not None
                 validate = self.validation_due(step) or step == self.total
                 if step % config.log_every_steps == 0 or validate:
                     line = self.take_line(step, rates)
@@ -226,15 +249,13 @@ class Run:
                     line |= self.validate(step)
                 if step % config.checkpoint_every_steps == 0 or last or self.finished:
                     # What metrics.jsonl tells up to here is never written again.
+                    require_finite(loss, step)
                     if line:
                         self.progress.write(line, feed.waited)
                         line = {}
-                    require_finite(loss, step)
                     self.save(self.seconds + time.perf_counter() - started)
-                if stop.is_set():
-                    print(f"stopped after update {step:,}; the same command goes on")
-                    return
-        print(f"done: {self.workdir}")
+                if last:
+                    break
 
     @property
     def finished(self) -> bool:
@@ -286,6 +307,11 @@ class Run:
             ) as batches,
         ):
             rates, unreadable = inference.error_rates([model], batches, self.mesh)
+        if not rates["images"]:
+            raise InputError(
+                f"dataset.validation={config.dataset.validation!r}: none of its "
+                "pictures can be decoded"
+            )
         if unreadable:
             name_unreadable(
                 self.validation, unreadable, self.workdir / "unreadable_validation.txt"
@@ -299,7 +325,7 @@ class Run:
 
     def save(self, seconds: float) -> None:
         """Saves all that the next start needs."""
-        memory: dict[str, Any] = {"seconds": seconds}
+        memory: dict[str, Any] = {"seconds": seconds, "pictures": len(self.training)}
         if isinstance(self.schedule, Plateau):
             memory["plateau"] = self.schedule.memory()
         self.checkpoints.save(self.state, memory)
@@ -318,14 +344,28 @@ def require_finite(loss: jax.Array, step: int) -> None:
         )
 
 
+@dataclasses.dataclass
+class Stop:
+    """The signal that asked for the end of the training, if one did."""
+
+    signal: int | None = None
+
+
 @contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, in place of what they do otherwise."""
-    stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+def stop_signal() -> Iterator[Stop]:
+    """Notes SIGTERM and SIGINT, in place of what they do otherwise.
+
+    A second SIGINT (Ctrl-C) does what it always does.
+    """
+    stop = Stop()
+
+    def note(number: int, _frame: object) -> None:
+        stop.signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {int(n): signal.signal(n, note) for n in numbers}
     try:
         yield stop
     finally:
@@ -342,4 +382,4 @@ def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
         except PictureError as error:
             lines.append(f"{i}\t{error}\n")
     path.write_text("".join(lines))
-    print(f"{len(indices)} pictures cannot be decoded and are left out: {path}")
+    say(f"{len(indices)} pictures cannot be decoded and are left out: {path}")

@@ -1,6 +1,14 @@
+import os
 from pathlib import Path
 
 import pytest
+
+# Before anything imports jax: meshes of eight devices on any machine, and float32 that
+# is float32 (a GPU's convolutions may round to fewer bits).
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
 
 
 @pytest.fixture(scope="session")

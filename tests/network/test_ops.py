@@ -1,0 +1,349 @@
+"""Every operation against its plain formula, written with torch or NumPy loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from compare import relative_difference
+from small import quick_jit
+from torch.nn import functional
+
+from alexnet_jax.network import ops
+
+
+def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
+
+
+def as_torch(x: np.ndarray) -> torch.Tensor:
+    """Float64 of the same axes, which will take a gradient."""
+    return torch.tensor(x, dtype=torch.float64, requires_grad=True)
+
+
+def channels_first(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def value_and_gradients(operation, upstream: np.ndarray, *arrays: np.ndarray):
+    """An operation's value, and its gradients where `upstream` is that of the value."""
+
+    @quick_jit
+    def both(upstream, *arrays):
+        value, pull_back = jax.vjp(operation, *arrays)
+        return value, pull_back(upstream)
+
+    return both(upstream, *arrays)
+
+
+def check_against(operation, oracle, *arrays: np.ndarray, within: float = 1e-5):
+    """Compares values, and gradients for a random upstream gradient.
+
+    Args:
+        operation: of jax arrays.
+        oracle: the same of torch tensors, in the same layout.
+        arrays: what both are given.
+        within: the relative difference allowed.
+
+    Returns:
+        The operation's value.
+    """
+    tensors = [as_torch(x) for x in arrays]
+    expected = oracle(*tensors)
+    upstream = normal(*expected.shape, seed=99)
+    expected.backward(torch.tensor(upstream, dtype=torch.float64))
+
+    value, gradients = value_and_gradients(operation, upstream, *arrays)
+
+    assert relative_difference(value, expected.detach().numpy()) <= within
+    for gradient, tensor in zip(gradients, tensors, strict=True):
+        assert relative_difference(gradient, tensor.grad.numpy()) <= within
+    return value
+
+
+# --- convolution ---------------------------------------------------------------------
+
+# name: batch, side, channels, kernels, size, stride, padding, overhang, towers
+GRIDS = {
+    "conv1": (4, 224, 3, 6, 11, 4, 0, 3, 1),
+    "conv1, odd batch": (3, 224, 3, 4, 11, 4, 0, 3, 1),
+    "conv1 of 64 pixels": (7, 64, 3, 8, 11, 4, 0, 3, 1),
+    "conv1 of 64 pixels, two towers": (1, 64, 4, 8, 11, 4, 0, 3, 2),
+    "conv2": (3, 27, 8, 12, 5, 1, 2, 0, 2),
+    "conv2 in one tower": (7, 27, 4, 6, 5, 1, 2, 0, 1),
+    "conv3": (7, 13, 6, 10, 3, 1, 1, 0, 1),
+    "conv4": (1, 13, 6, 10, 3, 1, 1, 0, 2),
+    "stride 2 with one pixel over": (3, 56, 3, 8, 5, 2, 0, 1, 1),
+    "stride 2 and padding, two towers": (7, 20, 4, 6, 5, 2, 1, 1, 2),
+}
+
+
+@pytest.fixture(params=[True, False], ids=["stripes", "library"])
+def way(request, monkeypatch):
+    """Convolves in the way for CPUs, then in the way for all other devices."""
+    monkeypatch.setattr(ops, "_on_cpu", lambda: request.param)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", GRIDS)
+def test_convolution_and_its_gradients_are_torchs(name):
+    batch, side, channels, kernels, size, stride, padding, overhang, towers = GRIDS[
+        name
+    ]
+    margin = (padding, padding + overhang)
+
+    def oracle(x, kernel):
+        padded = functional.pad(channels_first(x), (*margin, *margin))
+        kernel = kernel.permute(3, 2, 0, 1)
+        return channels_last(
+            functional.conv2d(padded, kernel, stride=stride, groups=towers)
+        )
+
+    def operation(x, kernel):
+        return ops.convolution(x, kernel, stride=stride, padding=padding, towers=towers)
+
+    x = normal(batch, side, side, channels, scale=70)
+    kernel = normal(size, size, channels // towers, kernels, scale=0.1, seed=1)
+    check_against(operation, oracle, x, kernel)
+
+
+@pytest.mark.usefixtures("way")
+def test_last_pixel_reaches_the_last_position_of_conv1_and_no_other():
+    # Position 54 starts at pixel 4·54 = 216, so pixel 223 meets row and column 7.
+    x = np.zeros((1, 224, 224, 3), np.float32)
+    x[0, 223, 223, 1] = 1
+    kernel = normal(11, 11, 3, 4)
+    maps = np.array(ops.convolution(x, kernel, stride=4, towers=1))
+    assert maps.shape == (1, 55, 55, 4)
+    np.testing.assert_array_equal(maps[0, 54, 54], kernel[7, 7, 1])
+    maps[0, 54, 54] = 0
+    assert not maps.any()
+
+
+@pytest.mark.usefixtures("way")
+def test_a_tower_reads_no_maps_of_the_other():
+    x, kernel = normal(1, 13, 13, 8), normal(3, 3, 4, 6)
+    both = ops.convolution(x, kernel, padding=1, towers=2)
+    x[..., 4:] = 0
+    first_alone = ops.convolution(x, kernel, padding=1, towers=2)
+    np.testing.assert_array_equal(first_alone[..., :3], both[..., :3])
+    assert not np.array(first_alone[..., 3:]).any()
+
+
+# --- response normalisation ----------------------------------------------------------
+
+
+def plain_response_normalisation(x, depth, k, alpha, beta, towers):
+    """§3.3's formula, map by map."""
+    maps = x.shape[-1] // towers
+    outputs = []
+    for i in range(x.shape[-1]):
+        start = i // maps * maps
+        first = max(start, i - depth // 2)
+        last = min(start + maps - 1, i + depth // 2)
+        total = sum(x[..., j] ** 2 for j in range(first, last + 1))
+        outputs.append(x[..., i] / (k + alpha * total) ** beta)
+    return torch.stack(outputs, dim=-1)
+
+
+def library_response_normalisation(x, depth, k, alpha, beta, towers):
+    """torch's, which divides α by n."""
+    return torch.cat(
+        [
+            channels_last(
+                functional.local_response_norm(
+                    channels_first(maps), depth, alpha * depth, beta, k
+                )
+            )
+            for maps in x.chunk(towers, dim=-1)
+        ],
+        dim=-1,
+    )
+
+
+@pytest.mark.parametrize(
+    "oracle", [plain_response_normalisation, library_response_normalisation]
+)
+@pytest.mark.parametrize(
+    ("depth", "k", "alpha", "beta", "towers"),
+    [
+        (5, 2.0, 1e-4, 0.75, 2),  # the paper
+        (5, 2.0, 2e-5, 0.75, 2),  # the 2012 code
+        (5, 2.0, 1e-4, 0.75, 1),  # windows over the whole layer
+        (3, 1.0, 5e-5, 0.5, 4),
+        (9, 1.0, 1e-4, 0.75, 2),  # wider than a tower
+    ],
+)
+def test_response_normalisation_is_the_formula(oracle, depth, k, alpha, beta, towers):
+    # At this scale α Σ a² is several times k.
+    x = normal(3, 5, 5, 12, scale=150)
+    constants = {"depth": depth, "k": k, "alpha": alpha, "beta": beta, "towers": towers}
+    check_against(
+        lambda x: ops.response_normalisation(x, **constants),
+        lambda x: oracle(x, **constants),
+        x,
+    )
+
+
+def test_response_windows_are_cut_between_the_towers():
+    a = 100.0
+    x = np.full((1, 1, 1, 96), a, np.float32)
+    maps = ops.response_normalisation(x, alpha=1e-4 / 5, towers=2)[0, 0, 0]
+
+    def with_neighbours(count):
+        return a * (2 + count * 2e-5 * a**2) ** -0.75
+
+    expected = np.full(96, with_neighbours(5))
+    expected[[1, 46, 49, 94]] = with_neighbours(4)
+    expected[[0, 47, 48, 95]] = with_neighbours(3)
+    np.testing.assert_allclose(maps, expected, rtol=1e-6)
+
+    one_tower = ops.response_normalisation(x, alpha=1e-4 / 5, towers=1)[0, 0, 0]
+    np.testing.assert_allclose(one_tower[46:50], with_neighbours(5), rtol=1e-6)
+
+
+def plain_spatial_normalisation(x, size, k, alpha, beta):
+    """Response normalisation within a map, pixel by pixel."""
+    reach = size // 2
+    rows = []
+    for y in range(x.shape[1]):
+        row = []
+        for c in range(x.shape[2]):
+            window = x[
+                :,
+                max(0, y - reach) : y + reach + 1,
+                max(0, c - reach) : c + reach + 1,
+            ]
+            total = (window**2).sum(dim=(1, 2))
+            row.append(x[:, y, c] / (k + alpha * total) ** beta)
+        rows.append(torch.stack(row, dim=1))
+    return torch.stack(rows, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "k", "alpha", "beta"), [(5, 1.0, 4e-5, 0.75), (3, 2.0, 1e-4, 0.6)]
+)
+def test_spatial_normalisation_is_the_formula(size, k, alpha, beta):
+    constants = {"size": size, "k": k, "alpha": alpha, "beta": beta}
+    check_against(
+        lambda x: ops.spatial_normalisation(x, **constants),
+        lambda x: plain_spatial_normalisation(x, **constants),
+        normal(2, 9, 7, 3, scale=100),
+    )
+
+
+def test_normalisations_in_bfloat16_round_only_at_the_end():
+    x = jnp.asarray(normal(2, 7, 7, 8, scale=100), jnp.bfloat16)
+    for operation in (
+        lambda x: ops.response_normalisation(x, towers=2),
+        ops.spatial_normalisation,
+    ):
+        exact = operation(x.astype(jnp.float32))
+        assert operation(x).dtype == jnp.bfloat16
+        np.testing.assert_array_equal(operation(x), exact.astype(jnp.bfloat16))
+
+
+# --- overlapping pooling -------------------------------------------------------------
+
+# side of the maps: windows a side
+POOLED = {55: 27, 27: 13, 13: 6, 6: 3, 32: 16}
+
+
+@pytest.mark.parametrize("side", POOLED)
+def test_pooling_and_its_gradient_are_torchs_where_nothing_ties(side):
+    # A random order of distinct numbers; all negative, so that a zero would win.
+    x = np.random.default_rng(side).permutation(2 * side * side * 3)
+    x = (x.reshape(2, side, side, 3) - x.size).astype(np.float32)
+
+    def oracle(x):
+        return channels_last(
+            functional.max_pool2d(channels_first(x), 3, 2, ceil_mode=True)
+        )
+
+    value = check_against(ops.overlapping_pooling, oracle, x, within=1e-6)
+    assert value.shape == (2, POOLED[side], POOLED[side], 3)
+    np.testing.assert_array_equal(value, oracle(as_torch(x)).detach().numpy())
+
+
+@pytest.mark.parametrize("side", [13, 6])
+def test_every_maximum_takes_the_full_gradient(side):
+    x = np.random.default_rng(1).integers(0, 3, (2, side, side, 2)).astype(np.float32)
+    windows = (2, POOLED[side], POOLED[side], 2)
+    upstream = np.random.default_rng(2).integers(1, 9, windows).astype(np.float32)
+    _, (gradient,) = value_and_gradients(ops.overlapping_pooling, upstream, x)
+
+    expected = np.zeros_like(x)
+    for window in np.ndindex(windows):
+        image, y, c, channel = window
+        here = (image, slice(2 * y, 2 * y + 3), slice(2 * c, 2 * c + 3), channel)
+        expected[here] += (x[here] == x[here].max()) * upstream[window]
+    np.testing.assert_array_equal(gradient, expected)
+    assert expected.sum() > 2 * upstream.sum(), "the pictures hardly tie"
+
+
+# --- dropout -------------------------------------------------------------------------
+
+KEY = jax.random.key(11)
+
+
+def dropped(x, rows, towers=(0, 1), *, rate=0.5, key=KEY) -> np.ndarray:
+    drop = quick_jit(ops.dropout, static_argnames="rate")
+    return np.array(drop(x, key, jnp.array(rows), rate=rate, towers=jnp.array(towers)))
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2])
+def test_dropout_drops_at_its_rate_and_rescales_nothing(rate):
+    x = np.random.default_rng(3).uniform(1, 2, (64, 1024)).astype(np.float32)
+    out = dropped(x, range(64), rate=rate)
+    kept = out != 0
+    np.testing.assert_array_equal(out[kept], x[kept])
+
+    def near(mean, trials):
+        deviation = (rate * (1 - rate) / trials) ** 0.5
+        return np.abs(mean - (1 - rate)).max() < 5 * deviation
+
+    assert near(kept.mean(), kept.size)
+    assert near(kept.mean(axis=0), 64), "of each unit over the examples"
+    assert near(kept.mean(axis=1), 1024), "of each example over the units"
+    # Facts 14.8: what it gives on average is what the test multiplies with.
+    assert abs(out.mean() / ((1 - rate) * x.mean()) - 1) < 0.02
+
+
+def test_dropout_mask_does_not_depend_on_who_computes_it():
+    x = np.ones((8, 64), np.float32)
+    whole = dropped(x, range(8))
+    np.testing.assert_array_equal(dropped(x[4:], range(4, 8)), whole[4:])
+    np.testing.assert_array_equal(dropped(x[:1], [6]), whole[6:7])
+    for tower in (0, 1):
+        units = slice(32 * tower, 32 * tower + 32)
+        alone = dropped(x[2:5, units], range(2, 5), [tower])
+        np.testing.assert_array_equal(alone, whole[2:5, units])
+
+
+def test_dropout_masks_of_rows_towers_and_keys_are_unrelated():
+    x = np.ones((2, 8192), np.float32)
+    first = dropped(x, [0, 1])
+    other_key = dropped(x, [0, 1], key=jax.random.key(12))
+    pairs = {
+        "rows": (first[0], first[1]),
+        "towers": (first[:, :4096], first[:, 4096:]),
+        "keys": (first, other_key),
+        "row 1 of tower 0, row 0 of tower 1": (first[1, :4096], first[0, 4096:]),
+    }
+    for name, (one, other) in pairs.items():
+        assert 0.45 < (one == other).mean() < 0.55, name
+
+
+def test_dropout_passes_the_gradient_where_it_passed_the_value():
+    x = normal(4, 64)
+    upstream = normal(4, 64, seed=1)
+
+    def operation(x):
+        return ops.dropout(x, KEY, jnp.arange(4), rate=0.5, towers=jnp.arange(2))
+
+    value, (gradient,) = value_and_gradients(operation, upstream, x)
+    np.testing.assert_array_equal(gradient, upstream * (np.array(value) != 0))

@@ -1,0 +1,180 @@
+"""Answers over views, networks and whole splits, against plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compare import relative_difference
+from small import SIDE, mean_image, quick_jit, small_network, small_params
+
+from alexnet_jax.data.loader import evaluation_batches
+from alexnet_jax.inference import Model, ensemble, error_rates, make_probabilities
+from alexnet_jax.parallel import make_mesh
+
+MARGIN = 8
+MESH = make_mesh(1, 1, 2, batch_size=1)
+
+# Facts 7: the corners and the centre, then the mirror images of the same.
+TEN_VIEWS = [
+    (y, x, mirrored)
+    for mirrored in (False, True)
+    for y, x in ((0, 0), (0, 8), (4, 4), (8, 0), (8, 8))
+]
+CENTRE = [(4, 4, False)]
+
+
+def softmax(logits) -> np.ndarray:
+    exponentials = np.exp(np.float64(logits))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def view(images, mean, place, mean_at: str) -> np.ndarray:
+    """One view of all images, less the mean image there or at the centre."""
+    y, x, mirrored = place
+
+    def window(picture, top, left):
+        return picture[..., top : top + SIDE, left : left + SIDE, :]
+
+    def turned(picture):
+        return picture[..., ::-1, :] if mirrored else picture
+
+    pixels = window(images.astype(np.float32), y, x)
+    if mean_at == "crop":
+        return turned(pixels - window(mean, y, x))
+    return turned(pixels) - window(mean, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("views", "mean_at", "places"),
+    [(10, "crop", TEN_VIEWS), (10, "centre", TEN_VIEWS), (1, "crop", CENTRE)],
+)
+def test_answer_is_the_average_over_the_views(views, mean_at, places):
+    network = small_network(stddevs=(0.01, 0.1, 0.1, 0.1, 0.1, 0.3, 0.3, 2.0))
+    params, mean = small_params(network), mean_image(MARGIN)
+    rng = np.random.default_rng(8)
+    images = rng.integers(0, 256, (2, SIDE + MARGIN, SIDE + MARGIN, 3)).astype(np.uint8)
+
+    probabilities = make_probabilities(network, MESH, SIDE, views, mean_at)
+    answer = quick_jit(probabilities)(params, images, mean)
+
+    pixels = np.concatenate([view(images, mean, place, mean_at) for place in places])
+    logits = quick_jit(network.apply)({"params": params}, pixels)
+    of_each = softmax(logits).reshape(len(places), 2, -1)
+    assert relative_difference(answer, of_each.mean(axis=0)) <= 1e-5
+    np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-6)
+    if views == 10:  # what it must not be, and that these would be seen here
+        of_mean_logits = softmax(np.mean(np.split(np.array(logits), 10), axis=0))
+        assert relative_difference(of_mean_logits, of_each.mean(axis=0)) > 1e-3
+        for left_out in range(10):
+            others = np.delete(of_each, left_out, axis=0).mean(axis=0)
+            assert relative_difference(others, of_each.mean(axis=0)) > 1e-4
+
+
+# --- ensembles and whole splits ------------------------------------------------------
+
+
+def model(answers: np.ndarray) -> Model:
+    """A network that recognises picture i by its first pixel and answers row i.
+
+    Its mean image is its table, so that models with other answers need no other code.
+    """
+    return Model(look_up, params=jnp.float32(0), mean_image=jnp.asarray(answers))
+
+
+@jax.jit
+def look_up(params, image, table):
+    del params
+    return table[image[:, 0, 0, 0]]
+
+
+def test_ensemble_averages_probabilities_not_logits():
+    sure = np.array([[0.998, 0.001, 0.001]], np.float32)
+    unsure = np.array([[0.1, 0.45, 0.45]], np.float32)
+    picture = np.zeros((1, 4, 4, 3), np.uint8)
+    members = [model(sure), model(unsure), model(unsure)]
+    answer = ensemble(members, picture)
+    np.testing.assert_allclose(answer, (sure + 2 * unsure) / 3, rtol=1e-6)
+
+    # A member that rules the truth out can be outvoted; with logits it could not.
+    never, always = np.array([[[0, 1.0]], [[1, 0.0]]], np.float32)
+    np.testing.assert_allclose(ensemble([model(never), model(always)], picture), 0.5)
+
+
+class Seven:
+    """Seven pictures of eight classes; picture i is grey level i."""
+
+    classes = tuple("abcdefgh")
+    labels = (3, 0, 7, 7, 1, 2, 5)
+
+    def __init__(self, unreadable: int = -1):
+        self.unreadable = unreadable
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        image = np.full((4, 4, 3), i, np.uint8)
+        return f"n/{i}", b"no" if i == self.unreadable else image, self.labels[i]
+
+
+def tables(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(9)
+    return [rng.dirichlet(np.ones(8), 7).astype(np.float32) for _ in range(count)]
+
+
+def rates_by_sorting(answers: np.ndarray, pictures) -> dict[str, float]:
+    """One picture after the other."""
+    loss, places = [], []
+    for i in pictures:
+        label = Seven.labels[i]
+        loss.append(-np.log(answers[i, label]))
+        places.append(np.argsort(-answers[i]).tolist().index(label))
+    return {
+        "images": len(loss),
+        "loss": np.mean(loss),
+        "top1_error": np.mean(np.array(places) >= 1),
+        "top5_error": np.mean(np.array(places) >= 5),
+    }
+
+
+def batches(source, batch_size: int, **options):
+    return evaluation_batches(source, image_size=4, batch_size=batch_size, **options)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 8])
+def test_each_picture_counts_once_whatever_the_batch(batch_size, members):
+    answers = tables(members)
+    models = [model(table) for table in answers]
+    rates, unreadable = error_rates(models, batches(Seven(), batch_size), MESH)
+    assert rates == pytest.approx(
+        rates_by_sorting(np.mean(answers, axis=0), range(7)), rel=1e-6
+    )
+    assert 0 < rates["top5_error"] < rates["top1_error"] < 1
+    assert unreadable == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_picture_that_cannot_be_read_is_left_out_and_named(batch_size):
+    (answers,) = tables(1)
+    given = batches(Seven(unreadable=4), batch_size, allow_unreadable=True)
+    rates, unreadable = error_rates([model(answers)], given, MESH)
+    assert rates == pytest.approx(
+        rates_by_sorting(answers, [0, 1, 2, 3, 5, 6]), rel=1e-6
+    )
+    assert unreadable == [4]
+
+
+@pytest.mark.parametrize(("data", "tower"), [(4, 1), (4, 2), (1, 2)])
+def test_error_rates_are_the_same_on_every_mesh(data, tower):
+    (answers,) = tables(1)
+    mesh = make_mesh(data, tower, 2, batch_size=8)
+    rates, _ = error_rates([model(answers)], batches(Seven(), 8), mesh)
+    assert rates == pytest.approx(rates_by_sorting(answers, range(7)), rel=1e-6)
+
+
+def test_a_probability_of_zero_is_an_infinite_loss_and_still_an_answer():
+    answers = np.eye(8, dtype=np.float32)[[3, 0, 7, 7, 1, 2, 4]]
+    rates, _ = error_rates([model(answers)], batches(Seven(), 8), MESH)
+    assert rates["loss"] == np.inf
+    assert rates["top1_error"] == pytest.approx(1 / 7)

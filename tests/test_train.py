@@ -1,0 +1,240 @@
+import json
+import math
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from apps import start_app
+from data.pictures import encoded, write_class_folders
+from runs import (
+    TINY,
+    assert_same_weights,
+    contents,
+    copy_of_finished_run,
+    finished_run,
+    logged,
+    tiny_config,
+    weights,
+)
+
+from alexnet_jax import metrics
+from alexnet_jax.errors import InputError, NonFiniteError
+from alexnet_jax.train import stop_signal, train
+
+
+def interrupt_after_line(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Sends a signal to this process when that step's line is written."""
+    write = metrics.MetricsFile.write
+
+    def interrupting(self, line):
+        write(self, line)
+        if line["step"] == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(metrics.MetricsFile, "write", interrupting)
+
+
+def start_training(workdir: Path, **changes):
+    """The real command, with `tiny_config` as overrides of a real config."""
+    config = {**TINY, "checkpoint_every_steps": 2, **changes}
+    keys = [f"--config.{key}={value}" for key, value in config.items()]
+    paper = "--config=configs/paper.py"
+    return start_app(workdir.parent, "main", paper, f"--workdir={workdir}", *keys)
+
+
+def last_line(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def test_a_run_killed_at_any_moment_ends_like_one_never_interrupted(tmp_path):
+    workdir = tmp_path / "run"
+    rng = random.Random(2012)
+    for kill in range(5):
+        # Inside of a checkpoint's writing, or anywhere.
+        writing, delay = kill % 2 == 0, rng.random() * 0.1
+        line = min(last_line(workdir) + rng.randint(1, 4), 19)
+        training = start_training(workdir, **{"dataset.workers": int(kill == 3)})
+        while last_line(workdir) < line or (
+            writing and not list(workdir.glob("checkpoints/*tmp*"))
+        ):
+            assert training.is_alive()
+            time.sleep(0.002)
+        time.sleep(0 if writing else delay)
+        training.kill()
+        training.join()
+        assert training.exitcode == -signal.SIGKILL
+    training = start_training(workdir)
+    training.join()
+    assert training.exitcode == 0
+    assert logged(workdir) == logged(finished_run())
+    assert_same_weights(workdir, finished_run())
+
+
+def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_after_line(patch, 10)
+        assert train(tiny_config({"steps": 22}), tmp_path) == signal.SIGTERM
+    assert logged(tmp_path) == logged(finished_run())[:3]
+    # Line 10 is written once update 11 is on its way, and that update is kept.
+    assert "stopped after update 11" in capsys.readouterr().out
+    assert train(tiny_config(), tmp_path) is None  # to more steps than at first
+    assert "going on after update 11\n" in capsys.readouterr().out
+    assert logged(tmp_path) == logged(finished_run())
+    assert_same_weights(tmp_path, finished_run())
+
+
+def test_one_signal_is_noted_and_a_second_ctrl_c_acts():
+    with stop_signal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_mesh_and_logging_may_change(tmp_path):
+    train(tiny_config({"steps": 12}), tmp_path)
+    changes = {"mesh.data": 2, "log_every_steps": 1, "dataset.threads": 1}
+    train(tiny_config(changes), tmp_path)
+    assert [line["step"] for line in logged(tmp_path)[-4:]] == [21, 22, 23, 24]
+    ours, theirs = weights(tmp_path), weights(finished_run())
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+
+
+def test_another_config_is_refused_and_nothing_touched(tmp_path):
+    workdir = copy_of_finished_run(tmp_path / "run")
+    before = contents(workdir)
+    other = {"optimizer.rate": 0.5, "network.dropout": 0.25, "log_every_steps": 1}
+    with pytest.raises(InputError) as refused:
+        train(tiny_config(other), workdir)
+    assert "network.dropout (0.5 there, 0.25 here)" in str(refused.value)
+    assert "optimizer.rate (0.01 there, 0.5 here)" in str(refused.value)
+    assert "log_every_steps" not in str(refused.value)
+    with pytest.raises(InputError, match=r"steps \(24 there, 23 here\)"):
+        train(tiny_config({"steps": 23}), workdir)
+    assert contents(workdir) == before
+
+
+def test_the_plateau_is_remembered(tmp_path, monkeypatch):
+    """A rate so low that the error never improves: five validations, three drops."""
+    config = tiny_config(
+        {
+            "steps": 0,
+            "dataset.train": "32",
+            "optimizer.schedule": "plateau",
+            "optimizer.rate": 1e-9,
+            "optimizer.patience": 1,
+        }
+    )
+    train(config, tmp_path / "whole")
+    whole = logged(tmp_path / "whole")
+    validated = [line for line in whole if "validation/top1_error" in line]
+    assert [line["step"] for line in validated] == [2, 4, 6, 8, 10]
+    rates = [line["train/learning_rate"] for line in validated]
+    np.testing.assert_allclose(rates, [1e-9, 1e-9, 1e-10, 1e-11, 1e-12])
+
+    with monkeypatch.context() as patch:
+        interrupt_after_line(patch, 6)
+        assert train(config, tmp_path / "cut") == signal.SIGTERM
+    train(config, tmp_path / "cut")
+    assert logged(tmp_path / "cut") == whole
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    train(config, tmp_path / "cut")  # it has ended: nothing is done again
+    assert logged(tmp_path / "cut") == whole
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = tiny_config({"optimizer.rate": 1e12, "checkpoint_every_steps": 1})
+    with pytest.raises(NonFiniteError, match=r"at update \d+; .* optimizer.rate"):
+        train(config, tmp_path)
+    assert all(math.isfinite(v) for line in logged(tmp_path) for v in line.values())
+    assert all(np.isfinite(weight).all() for weight in weights(tmp_path).values())
+
+
+def test_a_work_directory_is_as_promised(tmp_path, capsys):
+    workdir = finished_run()
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 16
+    statistics = np.load(workdir / "statistics.npz")
+    shapes = {
+        name: (statistics[name].shape, statistics[name].dtype) for name in statistics
+    }
+    assert shapes == {
+        "mean_image": ((72, 72, 3), np.float32),
+        "color_stddev": ((3,), np.float32),
+        "color_axes": ((3, 3), np.float32),
+    }
+    classes = (workdir / "classes.txt").read_text().splitlines()
+    assert classes[0] == "disc"
+    assert len(classes) == 10
+    # Lines every 5 updates and after every epoch of 6.25, the last one at the end.
+    steps = [line["step"] for line in logged(workdir)]
+    assert steps == [5, 7, 10, 13, 15, 19, 20, 24]
+    for line in logged(workdir):
+        validated = line["step"] in (7, 13, 19, 24)
+        assert line["epoch"] == line["step"] * 16 / 100
+        assert line["train/learning_rate"] == 0.01
+        assert line.keys() == {
+            *("step", "epoch", "train/loss", "train/top1_error"),
+            "train/learning_rate",
+            *(
+                f"validation/{name}"
+                for name in ("loss", "top1_error", "top5_error")
+                if validated
+            ),
+        }
+    assert {d.name for d in (workdir / "checkpoints").iterdir()} == {"16", "20", "24"}
+    copy = copy_of_finished_run(tmp_path / "again")
+    train(tiny_config(), copy)
+    printed = capsys.readouterr().out
+    assert "\n5,482 parameters\n" in printed
+    assert f"done: {copy}" in printed
+    assert logged(copy) == logged(workdir)
+
+
+def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
+    tmp_path, shared_data, capsys
+):
+    folder = write_class_folders(tmp_path / "pictures", {"a": 10, "b": 10})
+    for file in (shared_data / "edge-cases").glob("*.JPEG"):
+        shutil.copy(file, folder / "a" / file.name)
+    config = tiny_config(
+        {
+            "dataset.source": "folder",
+            "dataset.train": str(folder),
+            "dataset.validation": str(folder),
+            "steps": 4,
+        }
+    )
+    workdir = tmp_path / "run"
+    train(config, workdir)
+    rubbish = {"empty.JPEG", "not_an_image.JPEG", "truncated.JPEG"}
+    for name in ("unreadable.txt", "unreadable_validation.txt"):
+        lines = (workdir / name).read_text().splitlines()
+        assert {
+            Path(line.split("\t")[1].split(":")[0]).name for line in lines
+        } == rubbish
+    assert "3 pictures cannot be decoded and are left out" in capsys.readouterr().out
+    assert math.isfinite(logged(workdir)[-1]["validation/loss"])
+
+    # What changes the stream of pictures is told of; the run could not go on exactly.
+    (folder / "b" / "one_more.png").write_bytes(encoded(np.zeros((9, 9, 3), "u1")))
+    with pytest.raises(InputError, match=r"has 31 pictures .* and had 30"):
+        train(config, workdir)
+    write_class_folders(folder, {"c": 1})
+    before = contents(workdir)
+    with pytest.raises(InputError, match=r"has 3 classes, not the 2 .*'c'"):
+        train(config, workdir)
+    assert contents(workdir) == before
+
+
+def test_a_batch_must_be_there_before_anything_is_made(tmp_path):
+    with pytest.raises(InputError, match=r"batch_size=112: .* 100 pictures"):
+        train(tiny_config({"batch_size": 112}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
