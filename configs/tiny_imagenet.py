@@ -5,6 +5,9 @@
         --config.dataset.train=tiny-imagenet/train \
         --config.dataset.validation=tiny-imagenet/val
 
+Expect, for the first hundred of its classes (50,000 pictures), about 69 % top-1 error
+over centre views and 68 % over ten, after an hour on four cores.
+
 The geometry is adapted, since 11×11 kernels at stride 4 leave nothing of 64 pixels:
 crops of 56; conv1 5×5 at stride 2, whose grid overhangs by one pixel and has 27×27
 positions, what the paper's conv1 and first pooling have together; then 13×13 and 6×6 as

@@ -1,0 +1,103 @@
+import shutil
+from contextlib import closing
+
+import jax
+import numpy as np
+import pytest
+from runs import contents, copy_of_finished_run, finished_run, tiny_config
+from small import small_network
+
+from alexnet_jax.checkpoint import Checkpoints, holds_any
+from alexnet_jax.errors import InputError, NonFiniteError
+from alexnet_jax.optimizer import momentum_with_decay
+from alexnet_jax.step import initial_state
+from alexnet_jax.train import train
+
+OPTIMIZER = momentum_with_decay(0.9, 0.0005)
+
+
+def numbered_state(step: int):
+    """A state in which no two numbers are the same."""
+    state = jax.eval_shape(lambda: initial_state(small_network(), OPTIMIZER, 0, 64))
+    leaves, tree = jax.tree.flatten(state)
+    filled = []
+    for leaf in leaves:
+        numbers = np.arange(leaf.size).reshape(leaf.shape) + 1e5 * len(filled) + step
+        filled.append(jax.numpy.asarray(numbers, leaf.dtype))
+    state = jax.tree.unflatten(tree, filled)
+    return state.replace(step=jax.numpy.asarray(step, "int32"))
+
+
+def like(state):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state
+    )
+
+
+def test_what_is_saved_is_restored_and_the_newest_are_kept(tmp_path):
+    directory = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(directory, keep=2)
+    assert checkpoints.newest is None
+    assert not holds_any(directory)
+    memory = {"seconds": 1.5, "plateau": {"best": float("inf"), "waited": 2}}
+    for step in (3, 5, 9):
+        checkpoints.save(numbered_state(step), {**memory, "step": step})
+    checkpoints.close()
+    assert {d.name for d in directory.iterdir()} == {"5", "9"}
+    assert holds_any(directory)
+
+    (directory / "12.orbax-checkpoint-tmp" / "params").mkdir(parents=True)  # a kill
+    again = Checkpoints(directory, keep=2)
+    assert again.newest == 9
+    state, restored = again.restore(like(numbered_state(9)))
+    jax.tree.map(np.testing.assert_array_equal, state, numbered_state(9))
+    assert restored == {**memory, "step": 9}
+    again.save(numbered_state(12), {})
+    again.close()
+    assert {d.name for d in directory.iterdir()} == {"9", "12"}
+
+
+def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(numbered_state(3), {})
+    state = numbered_state(4)
+    bias = state.params["fc7"]["bias"].at[5].set(np.nan)
+    state.params["fc7"]["bias"] = bias
+    with pytest.raises(NonFiniteError, match=r"not finite after update 4; .*optimizer"):
+        checkpoints.save(state, {})
+    checkpoints.close()
+    assert [d.name for d in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_another_network_is_refused():
+    other = like(numbered_state(0).params)
+    with (
+        closing(Checkpoints(finished_run() / "checkpoints")) as checkpoints,
+        pytest.raises(InputError, match=r"another network: conv2.bias is \(8,\) there"),
+    ):
+        checkpoints.restore_params(other)
+
+
+def test_reading_needs_a_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="no such folder; give a work directory"):
+        Checkpoints(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="holds no whole checkpoint"):
+        Checkpoints(tmp_path / "checkpoints").restore_params({})
+
+
+@pytest.mark.parametrize("part", ["params/manifest.ocdbt", "rest/d", "memory/metadata"])
+def test_a_damaged_checkpoint_is_told_of_and_left_alone(part, tmp_path):
+    workdir = copy_of_finished_run(tmp_path / "run")
+    newest = workdir / "checkpoints" / "24"
+    file = newest / part
+    if file.is_dir():
+        file = max(file.iterdir(), key=lambda f: f.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    before = contents(workdir / "checkpoints")
+    with pytest.raises(InputError, match=r"checkpoints/24: a damaged .* move this"):
+        train(tiny_config(), workdir)
+    assert contents(workdir / "checkpoints") == before
+    shutil.move(newest, tmp_path / "damaged")
+    assert Checkpoints(workdir / "checkpoints").newest == 20

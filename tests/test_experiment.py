@@ -1,0 +1,161 @@
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from runs import contents, finished_run, tiny_config
+
+from alexnet_jax import experiment
+from alexnet_jax.errors import InputError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", [f.stem for f in CONFIGS if f.stem != "base"])
+def test_the_configs_are_accepted(file):
+    experiment.check(importlib.import_module(f"configs.{file}").get_config())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("precision", "float16", "allowed are float32, bfloat16; did you mean"),
+        ("optimizer.schedule", "epoch", "did you mean 'epochs'?"),
+        ("dataset.source", "folders", "did you mean 'folder'?"),
+        ("augment.mean_at", "center", "did you mean 'centre'?"),
+        ("network.response_range", "all", "allowed are tower, layer"),
+        ("batch_size", 0, "must be a number, 1 or more"),
+        ("seed", -1, "0 or more and below 4294967296"),
+        ("seed", 2**32, "below 4294967296"),
+        ("epochs", float("nan"), "0 or more"),
+        ("epochs", float("inf"), "0 or more"),
+        ("optimizer.rate", -0.1, "0 or more"),
+        ("optimizer.momentum", 1.0, "0 or more and below 1"),
+        ("optimizer.plateau_factor", 0.0, "1 or more"),
+        ("network.dropout", 1.0, "below 1"),
+        ("network.conv1_stride", 0, "1 or more"),
+        ("network.response_depth", 4, "must be odd"),
+        ("network.kernels", (8,) * 4, "must be 5 numbers"),
+        ("network.kernels", (8, 8, 8, 8, "x"), "must be a number"),
+        ("network.kernels", (8, 9, 8, 8, 8), "9 does not divide over network.towers=2"),
+        ("network.stddevs", (-1.0,) * 8, "must be a number, 0 or more"),
+        ("augment.crop", 73, "larger than the pictures, dataset.image_size=72"),
+        ("augment.crop", 30, "nothing would be left of it after conv5"),
+        ("augment.offsets", 10, "has 9 positions in 72"),
+        ("augment.colour_noise_divisor", 0.0, "0.001 or more"),
+        ("augment.colour_noise_until_epoch", float("nan"), "0 or more"),
+        ("steps", -1, "0 or more"),
+        ("mesh.data", -2, "-1 or more"),
+        ("optimizer.drops", ((1.0, 2.0),), "rows of (epoch, weight rate, bias rate)"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_key_and_what_is_allowed(key, value, allowed):
+    config = tiny_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError) as refused:
+        experiment.check(config)
+    assert str(refused.value).startswith(key)
+    assert allowed in str(refused.value)
+
+
+def test_keys_are_neither_missing_nor_unknown():
+    config = tiny_config()
+    config.optimiser = 0.1
+    with pytest.raises(InputError, match="optimiser: no such config key"):
+        experiment.check(config)
+    config = tiny_config()
+    del config.network.dropout
+    with pytest.raises(InputError, match=r"network\.dropout: the config lacks"):
+        experiment.check(config)
+
+
+def test_nothing_to_do_and_unknown_layers_are_refused():
+    with pytest.raises(InputError, match=r"epochs=0.0, steps=0: nothing to do"):
+        experiment.check(tiny_config({"epochs": 0.0, "steps": 0}))
+    config = tiny_config()
+    config.optimizer.layer_drops.conv9 = ((1.0, 0.0, 0.0),)
+    with pytest.raises(InputError, match="layer_drops='conv9': allowed are conv1"):
+        experiment.check(config)
+
+
+def test_updates_come_from_steps_or_else_epochs():
+    assert experiment.updates(tiny_config(), 100) == 24
+    assert experiment.updates(tiny_config({"steps": 0, "epochs": 2.5}), 100) == 16
+
+
+def test_until_there_is_a_checkpoint_only_the_pictures_must_be_the_same(tmp_path):
+    experiment.settle_config(tiny_config(), tmp_path, 100)
+    other = tiny_config({"optimizer.rate": 0.1, "batch_size": 8})
+    experiment.settle_config(other, tmp_path, 100)
+    assert experiment.kept_config(tmp_path).optimizer.rate == 0.1
+    with pytest.raises(InputError, match=r"dataset.train \(100 there, 99 here\)"):
+        experiment.settle_config(tiny_config({"dataset.train": "99"}), tmp_path, 99)
+    shutil.copytree(finished_run() / "checkpoints" / "24", tmp_path / "checkpoints/24")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"batch_size \(8 there, 16 here\)"):
+        experiment.settle_config(tiny_config(), tmp_path, 100)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "accepted"),
+    [
+        ({"steps": 25}, True),
+        ({"steps": 23}, False),
+        ({"steps": 0, "epochs": 3.84}, True),  # 24 updates of 16 are 3.84 epochs
+        ({"steps": 0, "epochs": 3.0}, False),
+        ({"mesh.tower": 2, "dataset.workers": 3, "checkpoints_to_keep": 1}, True),
+        ({"precision": "bfloat16"}, False),
+    ],
+)
+def test_a_run_may_be_prolonged_but_not_changed(change, accepted, tmp_path):
+    shutil.copy(finished_run() / "config.json", tmp_path)
+    (tmp_path / "checkpoints" / "24").mkdir(parents=True)
+    if accepted:
+        experiment.settle_config(tiny_config(change), tmp_path, 100)
+        assert experiment.kept_config(tmp_path) == experiment.kept_config(tmp_path)
+        kept = json.loads((tmp_path / "config.json").read_text())
+        assert kept["steps"] == change.get("steps", 24)
+    else:
+        with pytest.raises(InputError, match=next(iter(change))):
+            experiment.settle_config(tiny_config(change), tmp_path, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not JSON"),
+        ('{"seed": 0', "not JSON"),
+        ("[1, 2]", "not a config"),
+        ("{}", "the config lacks this key"),
+        ("\x00\x01", "not JSON"),
+    ],
+)
+def test_a_rubbish_config_file_is_named(text, reason, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=rf"config.json: .*{reason}"):
+        experiment.kept_config(tmp_path)
+
+
+def test_the_other_files_of_a_work_directory_must_fit(tmp_path):
+    config, run = tiny_config(), finished_run()
+    for name in ("classes.txt", "statistics.npz", "checkpoints"):
+        with pytest.raises(InputError, match=f"{name}: no such"):
+            experiment.trained(tmp_path, config, mesh(), views=1)
+        copy = shutil.copytree if (run / name).is_dir() else shutil.copy
+        copy(run / name, tmp_path / name)
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    with pytest.raises(InputError, match=r"fc8.bias is \(10,\) there and \(2,\)"):
+        experiment.trained(tmp_path, config, mesh(), views=1)
+    shutil.copy(run / "classes.txt", tmp_path)
+    wider = tiny_config({"dataset.image_size": 73})
+    with pytest.raises(InputError, match=r"is \(72, 72, 3\), .*image_size=73"):
+        experiment.trained(tmp_path, wider, mesh(), views=1)
+    (tmp_path / "statistics.npz").write_bytes(b"PK rubbish")
+    with pytest.raises(InputError, match=r"statistics.npz: not a file of statistics"):
+        experiment.trained(tmp_path, config, mesh(), views=1)
+
+
+def mesh():
+    return experiment.parallel.make_mesh(1, 1, 2, 1)

@@ -1,0 +1,84 @@
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+from runs import tiny_config
+from small import small_network, small_params
+
+from alexnet_jax.metrics import MetricsFile, Sums
+from alexnet_jax.progress import Progress, duration, parameter_table
+
+
+@pytest.fixture
+def progress(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    progress = Progress(metrics, tiny_config(), images=100, classes=10, total=2000)
+    yield progress
+    progress.close()
+
+
+def line(step: int, updates: int, loss: float, top1: float = 0.5) -> dict:
+    images = 16 * updates
+    sums = Sums(*(jnp.float32(x * images) for x in (1, loss, top1, 0)))
+    return {"step": step, "epoch": 0.5, "train": sums, "train/learning_rate": 0.01}
+
+
+def test_lines_hold_means_and_speed_from_the_second_on(progress, tmp_path, capsys):
+    progress.write(line(20, 20, 2.5), waited=0.0)
+    progress.write(
+        line(40, 20, 2.0, 0.25)
+        | {
+            "validation/loss": 2.25,
+            "validation/top1_error": 0.375,
+            "validation/top5_error": 0.125,
+        },
+        waited=1e9,
+    )
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert first == {
+        "step": 20, "epoch": 0.5, "train/learning_rate": 0.01,
+        "train/loss": 2.5, "train/top1_error": 0.5,
+    }  # fmt: skip
+    assert second["train/loss"] == 2.0
+    assert second["train/images_per_second"] > 0
+    assert second["train/data_wait"] == 1  # a share, whatever the clocks say
+    printed = capsys.readouterr().out
+    assert "update 40/2,000  loss 2.0000  top-1 error  25.0%  rate 1e-02" in printed
+    assert "waiting for data 100%" in printed
+    assert printed.endswith(
+        "validation: loss 2.2500  top-1 error 37.50%  top-5 error 12.50%\n"
+    )
+
+
+def test_a_loss_at_ln_classes_is_told_of_after_500_updates_and_then_1000(
+    progress, capsys
+):
+    said = []
+    for step in range(100, 1900, 100):
+        loss = math.log(10) * (1.01 if step != 700 else 0.9)  # once it seemed to move
+        progress.write(line(step, 100, loss), waited=0.0)
+        if "ln(classes) = 2.30" in capsys.readouterr().out:
+            said.append(step)
+    assert said == [500, 1700]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (260, "4 min 20 s"),
+        (3600 + 5 * 60 + 29, "1 h 05 min"), (3 * 86400 - 1, "2 d 23 h"),
+    ],
+)  # fmt: skip
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_table_ends_with_the_sum():
+    params = small_params(small_network())
+    rows = parameter_table(params).splitlines()
+    assert rows[1].split() == ["conv1", "11×11×3×8", "2,904", "8"]
+    total = sum(p.size for layer in params.values() for p in layer.values())
+    assert rows[-1] == f"{total:,} parameters"
+    assert len(rows) == 10
