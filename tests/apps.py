@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A server imports what the apps import, once; each command is a fork of it.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["alexnet_jax.train", "alexnet_jax.convert"])
+_context.set_forkserver_preload(["alexnet_jax.train", "safetensors.numpy"])
 
 
 class Answer(NamedTuple):

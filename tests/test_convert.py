@@ -1,0 +1,129 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from apps import refusal, run_app
+from runs import assert_same_weights, contents, finished_run, tiny_config, weights
+from safetensors.numpy import load_file, save_file
+
+from alexnet_jax import experiment
+from alexnet_jax.convert import convert
+from alexnet_jax.errors import InputError
+from alexnet_jax.evaluate import evaluate
+from alexnet_jax.train import train
+
+
+def test_names_shapes_and_types_are_as_promised(tmp_path):
+    file = tmp_path / "new" / "weights.safetensors"
+    convert(finished_run(), file)
+    tensors = load_file(file)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {
+        "conv1.kernel": (11, 11, 3, 8), "conv1.bias": (8,),
+        "conv2.kernel": (5, 5, 4, 8), "conv2.bias": (8,),  # channels of one tower
+        "conv3.kernel": (3, 3, 8, 8), "conv3.bias": (8,),
+        "conv4.kernel": (3, 3, 4, 8), "conv4.bias": (8,),
+        "conv5.kernel": (3, 3, 4, 8), "conv5.bias": (8,),
+        "fc6.kernel": (8, 16), "fc6.bias": (16,),
+        "fc7.kernel": (16, 16), "fc7.bias": (16,),
+        "fc8.kernel": (16, 10), "fc8.bias": (10,),
+    }  # fmt: skip
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype("float32")}
+    with pytest.raises(InputError, match=r"--destination=.*: exists already"):
+        convert(finished_run(), file)
+
+
+def test_there_and_back_changes_no_bit_and_answers_alike(tmp_path):
+    file, copy = tmp_path / "weights.safetensors", tmp_path / "copy"
+    convert(finished_run(), file)
+    convert(file, copy)
+    assert_same_weights(copy, finished_run())
+    assert evaluate([copy]) == evaluate([finished_run()])
+    for name in ("classes.txt", "statistics.npz"):
+        assert (copy / name).read_bytes() == (finished_run() / name).read_bytes()
+    before = contents(copy)
+    with pytest.raises(InputError, match="holds checkpoints already"):
+        convert(file, copy)
+    assert contents(copy) == before
+
+
+def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {name: weight.shape for name, weight in weights(finished_run()).items()}
+    tensors = {n: rng.normal(0, 0.1, s).astype("float32") for n, s in shapes.items()}
+    file, workdir = tmp_path / "theirs.safetensors", tmp_path / "run"
+    save_file(tensors, file)
+    with pytest.raises(InputError, match="add --config=configs/X.py"):
+        convert(file, workdir)
+    assert not workdir.exists()
+
+    config = tiny_config({"optimizer.schedule": "plateau", "steps": 0, "epochs": 0.3})
+    convert(file, workdir, config)
+    for name, weight in weights_alone(workdir).items():
+        np.testing.assert_array_equal(weight, tensors[name])
+    with pytest.raises(InputError, match=r"classes.txt: no such file; .* write it"):
+        evaluate([workdir])
+    for name in ("classes.txt", "statistics.npz"):
+        shutil.copy(finished_run() / name, workdir)
+    evaluate([workdir])
+    train(config, workdir)
+    trained = weights(workdir)
+    assert any((trained[name] != tensors[name]).any() for name in tensors)
+    assert all(np.abs(trained[name] - tensors[name]).max() < 0.1 for name in tensors)
+
+
+def weights_alone(workdir):
+    """Of a work directory that has nothing but weights and a config."""
+    config = experiment.kept_config(workdir)
+    mesh = experiment.parallel.make_mesh(1, 1, 2, 1)
+    elsewhere = workdir.parent / "completed"
+    shutil.copytree(workdir, elsewhere)
+    for name in ("classes.txt", "statistics.npz"):
+        shutil.copy(finished_run() / name, elsewhere)
+    model, _ = experiment.trained(elsewhere, config, mesh, views=1)
+    return {
+        f"{la}.{n}": p for la, both in model.params.items() for n, p in both.items()
+    }
+
+
+def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
+    tensors, workdir = weights(finished_run()), tmp_path / "run"
+    file = tmp_path / "wrong.safetensors"
+    config = json.loads((finished_run() / "config.json").read_text())
+
+    def refused(tensors, match, metadata=None, config=None):
+        save_file(tensors, file, metadata)
+        with pytest.raises(InputError, match=match):
+            convert(file, workdir, config)
+        assert not workdir.exists()
+
+    own = tiny_config()
+    less = {name: t for name, t in tensors.items() if name != "fc7.bias"}
+    refused(less, r"fc7.bias is absent there and \(16,\)", config=own)
+    refused(
+        {**tensors, "fc9": np.zeros(2)}, r"fc9 is \(2,\) there and absent", config=own
+    )
+    wider = {**tensors, "conv2.kernel": np.zeros((5, 5, 8, 8), "f4")}
+    refused(wider, r"conv2.kernel is \(5, 5, 8, 8\) there", config=own)
+    refused(tensors, "damaged metadata", {"config.json": "%%%"})
+    refused(tensors, "not JSON", {"config.json": "Z2FyYmFnZQ=="})
+    assert config["network"]["kernels"] == [8] * 5
+    file.write_bytes(b"rubbish")
+    with pytest.raises(InputError, match=r"wrong.safetensors: cannot be read"):
+        convert(file, workdir)
+
+
+def test_the_command(tmp_path):
+    file = tmp_path / "w.safetensors"
+    both = (f"--source={finished_run()}", f"--destination={file}")
+    answer = run_app("convert", *both)
+    assert (answer.status, answer.out) == (0, f"{finished_run()} → {file}\n")
+    assert "exists already" in refusal("convert", *both)
+    assert "one must be a work directory" in refusal(
+        "convert", f"--source={tmp_path}", f"--destination={tmp_path}/b"
+    )
+    assert "--destination, --source: must be given" in refusal("convert")
+    missing = refusal(
+        "convert", "--source=/no.safetensors", f"--destination={tmp_path}"
+    )
+    assert "--source=/no.safetensors: cannot be read" in missing

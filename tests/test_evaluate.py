@@ -1,0 +1,93 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from apps import refusal, run_app
+from data.pictures import encoded
+from runs import copy_of_finished_run, finished_run, logged, tiny_config
+
+from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.evaluate import evaluate
+
+
+@pytest.mark.parametrize("batch_size", [16, 40, 24])
+def test_it_answers_what_training_logged(batch_size):
+    config = tiny_config({"batch_size": batch_size})
+    rates = evaluate([finished_run()], config)
+    last = logged(finished_run())[-1]
+    assert rates == {
+        "images": 40,
+        "views": 1,
+        "models": 1,
+        "loss": pytest.approx(last["validation/loss"], rel=1e-6),
+        "top1_error": last["validation/top1_error"],
+        "top5_error": last["validation/top5_error"],
+    }
+
+
+def test_the_command_prints_one_json_object_last():
+    answer = run_app("evaluate", f"--checkpoint={finished_run()}", "--views=10")
+    assert answer.status == 0
+    printed = json.loads(answer.out.splitlines()[-1])
+    assert printed == evaluate([finished_run()], tiny_config(), views=10)
+    assert printed["views"] == 10
+    assert printed["loss"] != evaluate([finished_run()], tiny_config())["loss"]
+
+
+def test_an_ensemble_averages_and_the_split_is_chosen(tmp_path):
+    twin = copy_of_finished_run(tmp_path / "twin")
+    alone = evaluate([twin], split="train")
+    assert alone["images"] == 100
+    both = evaluate([twin, finished_run()], split="train")
+    assert both == {**alone, "models": 2, "loss": pytest.approx(alone["loss"])}
+
+    shutil.rmtree(twin / "checkpoints" / "24")  # a model that answers otherwise
+    older = evaluate([twin], split="train")["loss"]
+    mixed = evaluate([twin, finished_run()], split="train")["loss"]
+    assert older != alone["loss"]
+    # −log is convex: an average is better than the models are on average.
+    assert mixed < (older + alone["loss"]) / 2
+
+
+def test_an_ensemble_knows_the_same_classes(tmp_path):
+    other = copy_of_finished_run(tmp_path / "other")
+    names = (other / "classes.txt").read_text().splitlines()
+    (other / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
+    with pytest.raises(InputError, match=r"other: its classes.txt differs"):
+        evaluate([finished_run(), other])
+
+
+def test_unreadable_pictures_are_an_error_or_counted(tmp_path, capsys):
+    for name in (finished_run() / "classes.txt").read_text().split():
+        (tmp_path / name).mkdir()
+        picture = encoded(np.full((80, 90, 3), len(name), np.uint8))
+        (tmp_path / name / "1.png").write_bytes(picture)
+    (tmp_path / "disc" / "2.jpg").write_bytes(b"rubbish")
+    changes = {"dataset.source": "folder", "dataset.validation": str(tmp_path)}
+    config = tiny_config(changes)
+    with pytest.raises(PictureError, match=r"disc/2\.jpg: cannot be decoded"):
+        evaluate([finished_run()], config)
+    rates = evaluate([finished_run()], config, allow_unreadable=True)
+    assert rates["images"] == 10
+    assert "disc/2.jpg cannot be decoded" in capsys.readouterr().err
+    (tmp_path / "nonsense").mkdir()
+    (tmp_path / "nonsense" / "1.png").write_bytes(picture)
+    with pytest.raises(InputError, match=r"dataset.validation: the class 'nonsense'"):
+        evaluate([finished_run()], config)
+
+
+def test_the_config_must_be_of_the_network():
+    with pytest.raises(InputError, match=r"network.units \(\[16, 16\] there, \[8, 8\]"):
+        evaluate([finished_run()], tiny_config({"network.units": (8, 8)}))
+
+
+def test_bad_flags_are_refused(tmp_path):
+    assert "--checkpoint: must be given" in refusal("evaluate")
+    assert "--checkpoint=: name a work" in refusal("evaluate", "--checkpoint=")
+    assert "config.json: no such file" in refusal(
+        "evaluate", f"--checkpoint={tmp_path}"
+    )
+    few = refusal("evaluate", "--checkpoint=x", "--views=3")
+    assert few == "error: --views=3: value should be one of <1|10>"
+    assert "--split=test" in refusal("evaluate", "--checkpoint=x", "--split=test")
