@@ -16,7 +16,7 @@ import ml_collections
 from absl import flags
 from tqdm import tqdm
 
-from alexnet_jax import cli, experiment, inference, parallel
+from alexnet_jax import cli, experiment, inference, parallel, pictures
 from alexnet_jax.data.loader import evaluation_batches
 from alexnet_jax.errors import InputError
 
@@ -61,7 +61,7 @@ def evaluate(
         config.mesh.data, config.mesh.tower, config.network.towers, config.batch_size
     )
     models, classes = experiment.trained_ensemble(workdirs, configs, mesh, views)
-    source = experiment.open_data(config, split, tuple(classes))
+    source = pictures.open_pictures(config, split, tuple(classes))
     size = configs[0].dataset.image_size
     with closing(
         evaluation_batches(

@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 
 from alexnet_jax import inference, parallel
 from alexnet_jax.checkpoint import Checkpoints, holds_any
-from alexnet_jax.cli import flat, load_config, nearest, one_of, save_config
-from alexnet_jax.data import sources
+from alexnet_jax.cli import flat, load_config, one_of, save_config
 from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.inference import Model
+from alexnet_jax.limits import check_values
 from alexnet_jax.network.alexnet import LAYERS, AlexNet
 from alexnet_jax.optimizer import Drop, EpochSchedule, Plateau
 from alexnet_jax.step import initial_params
@@ -36,39 +36,6 @@ FREE = re.compile(
 LENGTH = ("epochs", "steps")  # together, they may say more updates than before
 STATISTICS_OF = re.compile(r"dataset\..*|seed")  # the seed draws generated pictures
 
-CHOICES = {
-    "precision": tuple(PRECISIONS),
-    "dataset.source": sources.KINDS,
-    "network.response_range": ("tower", "layer"),
-    "optimizer.schedule": ("plateau", "epochs"),
-    "augment.mean_at": ("crop", "centre"),
-    "network.normalise_before_relu": (False, True),
-    "augment.reflect": (False, True),
-}
-LEAST = {
-    "seed": 0, "batch_size": 1, "epochs": 0, "steps": 0, "validate_every_epochs": 0,
-    "log_every_steps": 1, "checkpoint_every_steps": 1, "checkpoints_to_keep": 1,
-    "mesh.data": -1, "mesh.tower": 1, "dataset.image_size": 1, "dataset.workers": 0,
-    "dataset.threads": 1, "network.towers": 1, "network.conv1_size": 1,
-    "network.conv1_stride": 1, "network.response_depth": 1, "network.response_k": 0,
-    "network.response_alpha": 0, "network.response_beta": 0,
-    "network.spatial_alpha": 0, "network.dropout": 0, "optimizer.momentum": 0,
-    "optimizer.weight_decay": 0, "optimizer.rate": 0,
-    "optimizer.bias_rate_multiple": 0, "optimizer.plateau_factor": 1,
-    "optimizer.plateau_drops": 0, "optimizer.patience": 1, "augment.crop": 1,
-    "augment.offsets": 1, "augment.crop_chunk": 1, "augment.colour_noise": 0,
-    "augment.colour_noise_divisor": 1e-3,
-}  # fmt: skip
-BELOW = {"seed": 2**32, "network.dropout": 1, "optimizer.momentum": 1}
-LENGTHS = {
-    "network.kernels": 5, "network.units": 2, "network.stddevs": 8, "network.biases": 8
-}  # fmt: skip
-OTHERS = (
-    "dataset.train", "dataset.validation", "dataset.tfds_name",
-    "augment.colour_noise_until_epoch",
-)  # fmt: skip
-DROPS = re.compile(r"optimizer\.(drops|layer_drops(\..*)?)")  # see make_schedule
-
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no code below could make sense of.
@@ -76,85 +43,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: naming the key, the value and what is allowed.
     """
-    values = flat(config)
-    required = [*CHOICES, *LEAST, *LENGTHS, *OTHERS]
-    for key in values:
-        if key not in required and not DROPS.fullmatch(key):
-            raise InputError(f"{key}: no such config key{nearest(key, required)}")
-    for key in required:
-        if key not in values:
-            raise InputError(f"{key}: the config lacks this key; see configs/base.py")
-    for key, allowed in CHOICES.items():
-        one_of(values[key], allowed, key)
-    for key, least in LEAST.items():
-        _require_number(key, values[key], least, BELOW.get(key, math.inf))
-    for key, length in LENGTHS.items():
-        numbers = values[key]
-        if not isinstance(numbers, list) or len(numbers) != length:
-            raise InputError(f"{key}={numbers}: must be {length} numbers")
-        for number in numbers:
-            _require_number(key, number, -1e9 if "biases" in key else 0)
-    for key in ("network.kernels", "network.units"):
-        for width in values[key]:
-            if width < 1 or width % config.network.towers:
-                raise InputError(
-                    f"{key}: {width} does not divide over network.towers="
-                    f"{config.network.towers}"
-                )
-    _check_together(config)
+    check_values(config)
     make_schedule(config)
-
-
-def _require_number(
-    key: str, value: Any, least: float, below: float = math.inf
-) -> None:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not least <= value < below:
-        upper = f" and below {below}" if math.isfinite(below) else ""
-        raise InputError(f"{key}={value}: must be a number, {least} or more{upper}")
-
-
-def _check_together(config: ml_collections.ConfigDict) -> None:
-    """What single values do not tell."""
-    network, augment, side = config.network, config.augment, config.dataset.image_size
-    if not config.steps and not config.epochs:
-        raise InputError("epochs=0.0, steps=0: nothing to do; set one of them")
-    if not augment.colour_noise_until_epoch >= 0:  # infinity is allowed
-        raise InputError(
-            "augment.colour_noise_until_epoch="
-            f"{augment.colour_noise_until_epoch}: must be 0 or more"
-        )
-    if network.response_depth % 2 == 0:
-        raise InputError(
-            f"network.response_depth={network.response_depth}: must be odd"
-        )
-    if network.response_range == "layer" and config.mesh.tower > 1:
-        raise InputError(
-            f"mesh.tower={config.mesh.tower}: windows over the whole layer "
-            "(network.response_range='layer') would cross between devices where the "
-            "paper's GPUs did not talk; set mesh.tower=1 or response_range='tower'"
-        )
-    if augment.crop > side:
-        raise InputError(
-            f"augment.crop={augment.crop}: larger than the pictures, "
-            f"dataset.image_size={side}"
-        )
-    if augment.offsets > side - augment.crop + 1:
-        raise InputError(
-            f"augment.offsets={augment.offsets}: a crop of {augment.crop} pixels "
-            f"(augment.crop) has {side - augment.crop + 1} positions in {side} "
-            "(dataset.image_size); give as many or fewer"
-        )
-    positions = 1 + math.ceil(
-        (augment.crop - network.conv1_size) / network.conv1_stride
-    )
-    for _ in range(3):  # poolings
-        positions = 1 + math.ceil((positions - 3) / 2)
-    if augment.crop < network.conv1_size or positions < 1:
-        raise InputError(
-            f"augment.crop={augment.crop}: nothing would be left of it after conv5; "
-            "set a larger one, or smaller network.conv1_size and network.conv1_stride"
-        )
 
 
 def updates(config: ml_collections.ConfigDict, images: int) -> int:
@@ -316,30 +206,6 @@ def make_schedule(config: ml_collections.ConfigDict) -> Plateau | EpochSchedule:
         one_of(name, LAYERS, "optimizer.layer_drops")
         layers[name] = [_drop(row, key) for row in rows]
     return EpochSchedule(drops, layers)
-
-
-def open_data(
-    config: ml_collections.ConfigDict, role: str, classes: tuple[str, ...] | None = None
-) -> sources.Source:
-    """The pictures of a config for 'train' or 'validation'.
-
-    Args:
-        config: its dataset.* keys.
-        role: which of the two.
-        classes: of the training, in label order; None where this is the training.
-    """
-    c = config.dataset
-    key = f"dataset.{role}"
-    source = sources.open_source(
-        c.source,
-        c[role],
-        role,
-        key=key,
-        image_size=c.image_size,
-        seed=config.seed,
-        tfds_name=c.tfds_name,
-    )
-    return source if classes is None else sources.match_classes(source, classes, key)
 
 
 def make_augmentation(

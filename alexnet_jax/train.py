@@ -5,7 +5,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import experiment, inference, parallel
+from alexnet_jax import experiment, inference, parallel, pictures
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
 from alexnet_jax.data.loader import evaluation_batches, training_batches
-from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.sources import Source, Subset
-from alexnet_jax.data.statistics import Statistics, survey
-from alexnet_jax.errors import InputError, NonFiniteError, PictureError
+from alexnet_jax.data.sources import Source
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.feed import Feed
 from alexnet_jax.inference import Model
 from alexnet_jax.metrics import MetricsFile, Sums
@@ -49,16 +47,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
         NonFiniteError: the loss is not finite; the last good checkpoint is kept.
     """
     experiment.check(config)
-    training = experiment.open_data(config, "train")
-    validation = experiment.open_data(config, "validation", training.classes)
+    training = pictures.open_pictures(config, "train")
+    validation = pictures.open_pictures(config, "validation", training.classes)
     mesh = parallel.make_mesh(
         config.mesh.data, config.mesh.tower, config.network.towers, config.batch_size
     )
-    require_a_batch(training, config)
+    pictures.require_a_batch(training, config)
     experiment.settle_config(config, workdir, len(training))
     experiment.settle_classes(training.classes, config, workdir)
-    training, statistics = surveyed(training, config, workdir)
-    require_a_batch(training, config)
+    training, statistics = pictures.surveyed(training, config, workdir)
+    pictures.require_a_batch(training, config)
     with (
         stop_signal() as stop,
         closing(
@@ -73,49 +71,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
         return stop.signal
     say(f"done: {workdir}")
     return None
-
-
-def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
-    """Checks that there are pictures for one batch.
-
-    Raises:
-        InputError: there are fewer.
-    """
-    if len(training) < config.batch_size:
-        raise InputError(
-            f"batch_size={config.batch_size}: more than the {len(training)} pictures "
-            f"of dataset.train={config.dataset.train!r}; lower batch_size"
-        )
-
-
-def surveyed(
-    source: Source, config: ml_collections.ConfigDict, workdir: Path
-) -> tuple[Source, Statistics]:
-    """The readable training pictures and their statistics, looked at only once.
-
-    Pictures that cannot be decoded are named in W/unreadable.txt and left out.
-    """
-    size = config.dataset.image_size
-    kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
-    if kept.exists():
-        statistics = Statistics.load(kept)
-        if statistics.mean_image.shape != (size, size, 3):
-            raise InputError(
-                f"{kept}: of pictures of {statistics.mean_image.shape[0]} pixels, not "
-                f"dataset.image_size={size}; delete it, to look at the pictures again"
-            )
-    else:
-        statistics, unreadable = survey(
-            source, size, workers=config.dataset.workers, progress=True
-        )
-        listed.write_text("".join(f"{i}\t{why}\n" for i, why in unreadable))
-        statistics.save(kept)
-    lines = listed.read_text().splitlines() if listed.exists() else []
-    if not lines:
-        return source, statistics
-    say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
-    left_out = [int(line.split("\t")[0]) for line in lines]
-    return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
 
 
 class Run:
@@ -190,11 +145,11 @@ class Run:
             shardings,
         )
         state, memory = self.checkpoints.restore(like)
-        pictures = memory.get("pictures", len(self.training))  # convert knows of none
-        if pictures != len(self.training):
+        before = memory.get("pictures", len(self.training))  # convert knows of none
+        if before != len(self.training):
             raise InputError(
                 f"dataset.train={config.dataset.train!r}: has {len(self.training):,} "
-                f"pictures that can be decoded and had {pictures:,} when {self.workdir}"
+                f"pictures that can be decoded and had {before:,} when {self.workdir}"
                 " was begun; restore them, or give another --workdir"
             )
         if isinstance(self.schedule, Plateau) and "plateau" in memory:
@@ -313,7 +268,7 @@ class Run:
                 "pictures can be decoded"
             )
         if unreadable:
-            name_unreadable(
+            pictures.name_unreadable(
                 self.validation, unreadable, self.workdir / "unreadable_validation.txt"
             )
         if isinstance(self.schedule, Plateau) and self.validation_due(step):
@@ -371,15 +326,3 @@ def stop_signal() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
-    """Writes why each of these pictures cannot be decoded, a line each."""
-    lines = []
-    for i in indices:
-        try:
-            pixels(source[i], 1)
-        except PictureError as error:
-            lines.append(f"{i}\t{error}\n")
-    path.write_text("".join(lines))
-    say(f"{len(indices)} pictures cannot be decoded and are left out: {path}")

@@ -53,7 +53,7 @@ def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
     tensors = {n: rng.normal(0, 0.1, s).astype("float32") for n, s in shapes.items()}
     file, workdir = tmp_path / "theirs.safetensors", tmp_path / "run"
     save_file(tensors, file)
-    with pytest.raises(InputError, match="add --config=configs/X.py"):
+    with pytest.raises(InputError, match=r"add --config=configs/X\.py"):
         convert(file, workdir)
     assert not workdir.exists()
 

@@ -17,13 +17,21 @@ FLOORS = (
     {"cli", "data", "metrics", "network", "optimizer"},
     {"parallel"},
     {"inference", "step"},
-    {"checkpoint", "feed", "progress"},
+    {"checkpoint", "feed", "limits", "pictures", "progress"},
     {"experiment"},
     {"evaluate", "train"},
     {"benchmark", "convert", "main", "predict", "prepare", "report"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-KNOW_THE_CONFIG = {"cli", "experiment", "progress", *FLOORS[-2], *FLOORS[-1]}
+KNOW_THE_CONFIG = {
+    "cli",
+    "experiment",
+    "limits",
+    "pictures",
+    "progress",
+    *FLOORS[-2],
+    *FLOORS[-1],
+}
 NOT_IN_DATA = {"jax", "jaxlib", "flax", "optax", "orbax", "ml_collections", "configs"}
 
 FILES = [

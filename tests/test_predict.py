@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -93,7 +94,7 @@ def test_every_awkward_file_is_answered(shared_data):
     for answer in answers:
         if "top" in answer:
             assert distribution(answer).sum() == pytest.approx(1, abs=1e-5)
-            assert square(decode(open(answer["image"], "rb").read(), ""), 72).any()
+            assert square(decode(Path(answer["image"]).read_bytes(), ""), 72).any()
 
 
 def test_names_for_people(tmp_path):

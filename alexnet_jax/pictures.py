@@ -1,0 +1,92 @@
+"""The pictures of a run: opened, looked at once, the unreadable ones left out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from alexnet_jax.cli import say
+from alexnet_jax.data.preprocess import pixels
+from alexnet_jax.data.sources import Source, Subset, match_classes, open_source
+from alexnet_jax.data.statistics import Statistics, survey
+from alexnet_jax.errors import InputError, PictureError
+
+
+def open_pictures(
+    config: ml_collections.ConfigDict, role: str, classes: tuple[str, ...] | None = None
+) -> Source:
+    """The pictures of a config for 'train' or 'validation'.
+
+    Args:
+        config: its dataset.* keys.
+        role: which of the two.
+        classes: of the training, in label order; None where this is the training.
+    """
+    c = config.dataset
+    key = f"dataset.{role}"
+    source = open_source(
+        c.source,
+        c[role],
+        role,
+        key=key,
+        image_size=c.image_size,
+        seed=config.seed,
+        tfds_name=c.tfds_name,
+    )
+    return source if classes is None else match_classes(source, classes, key)
+
+
+def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
+    """Checks that there are pictures for one batch.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if len(training) < config.batch_size:
+        raise InputError(
+            f"batch_size={config.batch_size}: more than the {len(training)} pictures "
+            f"of dataset.train={config.dataset.train!r}; lower batch_size"
+        )
+
+
+def surveyed(
+    source: Source, config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[Source, Statistics]:
+    """The readable training pictures and their statistics, looked at only once.
+
+    Pictures that cannot be decoded are named in W/unreadable.txt and left out.
+    """
+    size = config.dataset.image_size
+    kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
+    if kept.exists():
+        statistics = Statistics.load(kept)
+        if statistics.mean_image.shape != (size, size, 3):
+            raise InputError(
+                f"{kept}: of pictures of {statistics.mean_image.shape[0]} pixels, not "
+                f"dataset.image_size={size}; delete it, to look at the pictures again"
+            )
+    else:
+        statistics, unreadable = survey(
+            source, size, workers=config.dataset.workers, progress=True
+        )
+        listed.write_text("".join(f"{i}\t{why}\n" for i, why in unreadable))
+        statistics.save(kept)
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    if not lines:
+        return source, statistics
+    say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
+    left_out = [int(line.split("\t")[0]) for line in lines]
+    return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
+
+
+def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
+    """Writes why each of these pictures cannot be decoded, a line each."""
+    lines = []
+    for i in indices:
+        try:
+            pixels(source[i], 1)
+        except PictureError as error:
+            lines.append(f"{i}\t{error}\n")
+    path.write_text("".join(lines))
+    say(f"{len(indices)} pictures cannot be decoded and are left out: {path}")
