@@ -4,6 +4,7 @@ The data position is the step itself: batch s of the training stream is a functi
 the seed and s (`data.loader`), so nothing else needs keeping.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,8 +124,17 @@ class Checkpoints:
 
     @contextmanager
     def _telling_of_damage(self) -> Iterator[None]:
+        before = sys.unraisablehook
+
+        def left_behind(unraisable: Any) -> None:
+            # Where one array cannot be read, Orbax forgets the others on their way.
+            if "Event loop is closed" not in str(unraisable.exc_value):
+                before(unraisable)
+
+        sys.unraisablehook = left_behind
         try:
             yield
+            sys.unraisablehook = before
         except InputError:
             raise
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds

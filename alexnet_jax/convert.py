@@ -133,7 +133,10 @@ def from_safetensors(
         config.optimizer.momentum, config.optimizer.weight_decay
     )
     network = experiment.make_network(config, params["fc8"]["bias"].size)
-    state = initial_state(network, optimizer, config.seed, config.augment.crop)
+    shapes = jax.eval_shape(
+        lambda: initial_state(network, optimizer, 0, config.augment.crop)
+    )
+    state = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), shapes)
     with closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
         checkpoints.save(dataclasses.replace(state, params=params), {})
 

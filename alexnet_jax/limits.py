@@ -94,7 +94,7 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
     network, augment, side = config.network, config.augment, config.dataset.image_size
     if not config.steps and not config.epochs:
         raise InputError("epochs=0.0, steps=0: nothing to do; set one of them")
-    if not augment.colour_noise_until_epoch >= 0:  # infinity is allowed
+    if not augment.colour_noise_until_epoch >= 0:
         raise InputError(
             "augment.colour_noise_until_epoch="
             f"{augment.colour_noise_until_epoch}: must be 0 or more"

@@ -70,5 +70,5 @@ def base_config() -> ml_collections.ConfigDict:
     augment.mean_at = "crop"  # §2: 'crop'; code: 'centre', whatever the crop
     augment.colour_noise = 0.1  # standard deviations (§4.1)
     augment.colour_noise_divisor = 1.0  # of noisy pixels; code: 1.1
-    augment.colour_noise_until_epoch = float("inf")  # code: off by hand at about 66
+    augment.colour_noise_until_epoch = 1e9  # never ends; code: by hand at about 66
     return config

@@ -56,6 +56,16 @@ def tiny_config(changes: dict[str, Any] | None = None):
     return config
 
 
+def tiny_flags(workdir: Path, changes: dict[str, Any] | None = None) -> list[str]:
+    """`tiny_config` for the command line, over a config of the repository."""
+    keys = {**TINY, **(changes or {})}
+    return [
+        "--config=configs/paper.py",
+        f"--workdir={workdir}",
+        *[f"--config.{key}={value}" for key, value in keys.items()],
+    ]
+
+
 @functools.cache
 def finished_run() -> Path:
     """The work directory of `tiny_config`, never interrupted; copy it to change it."""

@@ -4,14 +4,14 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
-from runs import contents, copy_of_finished_run, finished_run, tiny_config
+from apps import refusal
+from runs import contents, copy_of_finished_run, finished_run, tiny_flags
 from small import small_network
 
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.step import initial_state
-from alexnet_jax.train import train
 
 OPTIMIZER = momentum_with_decay(0.9, 0.0005)
 
@@ -96,8 +96,9 @@ def test_a_damaged_checkpoint_is_told_of_and_left_alone(part, tmp_path):
         file = max(file.iterdir(), key=lambda f: f.stat().st_size)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = contents(workdir / "checkpoints")
-    with pytest.raises(InputError, match=r"checkpoints/24: a damaged .* move this"):
-        train(tiny_config(), workdir)
+    line = refusal("main", *tiny_flags(workdir))
+    assert "checkpoints/24: a damaged checkpoint (" in line
+    assert line.endswith("; move this folder away to use the one before it")
     assert contents(workdir / "checkpoints") == before
     shutil.move(newest, tmp_path / "damaged")
     assert Checkpoints(workdir / "checkpoints").newest == 20

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -38,7 +37,8 @@ def test_there_and_back_changes_no_bit_and_answers_alike(tmp_path):
     convert(finished_run(), file)
     convert(file, copy)
     assert_same_weights(copy, finished_run())
-    assert evaluate([copy]) == evaluate([finished_run()])
+    config = tiny_config()
+    assert evaluate([copy], config) == evaluate([finished_run()], config)
     for name in ("classes.txt", "statistics.npz"):
         assert (copy / name).read_bytes() == (finished_run() / name).read_bytes()
     before = contents(copy)
@@ -65,7 +65,6 @@ def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
         evaluate([workdir])
     for name in ("classes.txt", "statistics.npz"):
         shutil.copy(finished_run() / name, workdir)
-    evaluate([workdir])
     train(config, workdir)
     trained = weights(workdir)
     assert any((trained[name] != tensors[name]).any() for name in tensors)
@@ -89,7 +88,6 @@ def weights_alone(workdir):
 def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
     tensors, workdir = weights(finished_run()), tmp_path / "run"
     file = tmp_path / "wrong.safetensors"
-    config = json.loads((finished_run() / "config.json").read_text())
 
     def refused(tensors, match, metadata=None, config=None):
         save_file(tensors, file, metadata)
@@ -107,7 +105,6 @@ def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
     refused(wider, r"conv2.kernel is \(5, 5, 8, 8\) there", config=own)
     refused(tensors, "damaged metadata", {"config.json": "%%%"})
     refused(tensors, "not JSON", {"config.json": "Z2FyYmFnZQ=="})
-    assert config["network"]["kernels"] == [8] * 5
     file.write_bytes(b"rubbish")
     with pytest.raises(InputError, match=r"wrong.safetensors: cannot be read"):
         convert(file, workdir)

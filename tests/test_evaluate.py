@@ -30,21 +30,21 @@ def test_the_command_prints_one_json_object_last():
     answer = run_app("evaluate", f"--checkpoint={finished_run()}", "--views=10")
     assert answer.status == 0
     printed = json.loads(answer.out.splitlines()[-1])
-    assert printed == evaluate([finished_run()], tiny_config(), views=10)
+    assert printed == evaluate([finished_run()], views=10)
     assert printed["views"] == 10
     assert printed["loss"] != evaluate([finished_run()], tiny_config())["loss"]
 
 
 def test_an_ensemble_averages_and_the_split_is_chosen(tmp_path):
     twin = copy_of_finished_run(tmp_path / "twin")
-    alone = evaluate([twin], split="train")
+    alone = evaluate([twin], tiny_config(), split="train")
     assert alone["images"] == 100
-    both = evaluate([twin, finished_run()], split="train")
+    both = evaluate([twin, finished_run()], tiny_config(), split="train")
     assert both == {**alone, "models": 2, "loss": pytest.approx(alone["loss"])}
 
     shutil.rmtree(twin / "checkpoints" / "24")  # a model that answers otherwise
-    older = evaluate([twin], split="train")["loss"]
-    mixed = evaluate([twin, finished_run()], split="train")["loss"]
+    older = evaluate([twin], tiny_config(), split="train")["loss"]
+    mixed = evaluate([twin, finished_run()], tiny_config(), split="train")["loss"]
     assert older != alone["loss"]
     # −log is convex: an average is better than the models are on average.
     assert mixed < (older + alone["loss"]) / 2
@@ -55,7 +55,7 @@ def test_an_ensemble_knows_the_same_classes(tmp_path):
     names = (other / "classes.txt").read_text().splitlines()
     (other / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
     with pytest.raises(InputError, match=r"other: its classes.txt differs"):
-        evaluate([finished_run(), other])
+        evaluate([finished_run(), other], tiny_config())
 
 
 def test_unreadable_pictures_are_an_error_or_counted(tmp_path, capsys):
@@ -85,9 +85,8 @@ def test_the_config_must_be_of_the_network():
 def test_bad_flags_are_refused(tmp_path):
     assert "--checkpoint: must be given" in refusal("evaluate")
     assert "--checkpoint=: name a work" in refusal("evaluate", "--checkpoint=")
-    assert "config.json: no such file" in refusal(
-        "evaluate", f"--checkpoint={tmp_path}"
-    )
+    nothing = refusal("evaluate", f"--checkpoint={tmp_path}")
+    assert "config.json: no such file" in nothing
     few = refusal("evaluate", "--checkpoint=x", "--views=3")
     assert few == "error: --views=3: value should be one of <1|10>"
     assert "--split=test" in refusal("evaluate", "--checkpoint=x", "--split=test")

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ from runs import finished_run, tiny_config, weights
 
 from alexnet_jax import experiment
 from alexnet_jax.data.generated import Generated
-from alexnet_jax.data.preprocess import decode, square
 from alexnet_jax.errors import InputError
 from alexnet_jax.predict import predict
 
@@ -94,7 +92,6 @@ def test_every_awkward_file_is_answered(shared_data):
     for answer in answers:
         if "top" in answer:
             assert distribution(answer).sum() == pytest.approx(1, abs=1e-5)
-            assert square(decode(Path(answer["image"]).read_bytes(), ""), 72).any()
 
 
 def test_names_for_people(tmp_path):
@@ -108,9 +105,7 @@ def test_names_for_people(tmp_path):
     ]
     assert len(answer["top"]) == 5
     table.write_text("0\tdisc\tthe disc\n")
-    with pytest.raises(
-        InputError, match=r"names.tsv: has no line for the class 'ring'"
-    ):
+    with pytest.raises(InputError, match=r"has no line for the class 'ring'"):
         next(predict([finished_run()], files, names=str(table)))
     with pytest.raises(InputError, match=r"--names=nowhere: cannot be read"):
         next(predict([finished_run()], files, names="nowhere"))
@@ -121,7 +116,6 @@ def test_bad_flags_are_refused(tmp_path):
     assert "no picture given" in refusal("predict", checkpoint)
     assert "a folder without pictures" in refusal("predict", checkpoint, tmp_path)
     assert "--top=0" in refusal("predict", checkpoint, "--top=0", "x.jpg")
-    assert "config.json: no such" in refusal(
-        "predict", "--checkpoint=/nowhere", "x.jpg"
-    )
+    nowhere = refusal("predict", "--checkpoint=/nowhere", "x.jpg")
+    assert nowhere.startswith("error: /nowhere/config.json: no such file")
     assert "--checkpoint: must be given" in refusal("predict", "x.jpg")

@@ -11,13 +11,13 @@ import pytest
 from apps import start_app
 from data.pictures import encoded, write_class_folders
 from runs import (
-    TINY,
     assert_same_weights,
     contents,
     copy_of_finished_run,
     finished_run,
     logged,
     tiny_config,
+    tiny_flags,
     weights,
 )
 
@@ -39,11 +39,9 @@ def interrupt_after_line(monkeypatch, step: int, number: int = signal.SIGTERM) -
 
 
 def start_training(workdir: Path, **changes):
-    """The real command, with `tiny_config` as overrides of a real config."""
-    config = {**TINY, "checkpoint_every_steps": 2, **changes}
-    keys = [f"--config.{key}={value}" for key, value in config.items()]
-    paper = "--config=configs/paper.py"
-    return start_app(workdir.parent, "main", paper, f"--workdir={workdir}", *keys)
+    """The real command, saving often."""
+    changes = {"checkpoint_every_steps": 2, **changes}
+    return start_app(workdir.parent, "main", *tiny_flags(workdir, changes))
 
 
 def last_line(workdir: Path) -> int:
@@ -57,8 +55,8 @@ def test_a_run_killed_at_any_moment_ends_like_one_never_interrupted(tmp_path):
     rng = random.Random(2012)
     for kill in range(5):
         # Inside of a checkpoint's writing, or anywhere.
-        writing, delay = kill % 2 == 0, rng.random() * 0.1
-        line = min(last_line(workdir) + rng.randint(1, 4), 19)
+        writing, delay = kill % 2 == 0, rng.random() * 0.05
+        line = min(last_line(workdir) + rng.randint(1, 4), 15)
         training = start_training(workdir, **{"dataset.workers": int(kill == 3)})
         while last_line(workdir) < line or (
             writing and not list(workdir.glob("checkpoints/*tmp*"))

@@ -1,0 +1,145 @@
+import subprocess
+import sys
+
+import pytest
+from apps import ROOT, refusal, run_app
+from runs import SCRATCH, contents, copy_of_finished_run, tiny_flags
+
+from alexnet_jax import cli
+
+
+def test_the_command_without_anything_says_what_it_needs():
+    command = [sys.executable, "-m", "alexnet_jax.main"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: --config, --workdir: must be given; see --help\n"
+
+
+@pytest.mark.parametrize(
+    ("app", "flags"),
+    [
+        ("main", ["--config:", "--workdir:"]),
+        (
+            "evaluate",
+            ["--[no]allow_unreadable", "--checkpoint:", "--split:"],
+        ),
+        ("predict", ["--checkpoint:", "--[no]json", "--names:", "--top:", "--views:"]),
+        ("convert", ["--config:", "--destination:", "--source:"]),
+    ],
+)
+def test_help_shows_the_flags(app, flags):
+    answer = run_app(app, "--help")
+    assert answer.status == 0
+    assert answer.err == ""
+    assert f"python -m alexnet_jax.{app} --" in answer.out
+    for flag in flags:
+        assert flag in answer.out
+
+
+def test_apps_as_modules_define_no_flags():
+    code = (
+        "from absl import flags; before = set(flags.FLAGS)\n"
+        "from alexnet_jax import convert, evaluate, main, predict\n"
+        "print(sorted(set(flags.FLAGS) - before & set(flags.FLAGS)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    ours = {"config", "workdir", "checkpoint", "source", "destination", "views", "top"}
+    assert not ours & set(done.stdout.replace("'", " ").replace(",", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("--nope=1", "Unknown command line flag 'nope'"),
+        ("extra", "'extra': not a flag; see --help"),
+        ("--config.optimiser.rate=1", "no such key; did you mean 'optimizer.rate'?"),
+        ("--config.zzz=1", "--config.zzz: no such key"),
+        ("--config.batch_size=abc", "--config.batch_size=abc: must be a whole number"),
+        ("--config.epochs=soon", "--config.epochs=soon: must be a number"),
+        ("--config.augment.reflect=maybe", "reflect=maybe: must be true or false"),
+        ("--config.augment.mean_at=middle", "allowed are crop, centre"),
+        ("--config.batch_size=0", "batch_size=0: must be a number, 1 or more"),
+        ("--config.optimizer.rate=-1", "optimizer.rate=-1.0: must be a number, 0 or"),
+        ("--config.precision=half", "allowed are float32, bfloat16"),
+        (
+            "--config.network.biases=1,2,3",
+            "biases=[1, 2, 3]: must be 8 numbers",
+        ),
+        ("--config.augment.crop=73", "augment.crop=73: larger than the pictures"),
+        ("--config.mesh.data=16", "mesh.data=16, mesh.tower=1: there are 8 device(s)"),
+        ("--config.mesh.tower=3", "mesh.tower=3: a network of 2 tower(s)"),
+        ("--config.dataset.train=some", "dataset.train='some': not a number of pic"),
+        ("--config.dataset.source=folder", "dataset.train='100': no such file or fol"),
+        ("--config.dataset.validation=5", "5 generated pictures, 10 or more are need"),
+        ("--config.batch_size=101", "batch_size=101: more than the 100 pictures"),
+        ("--workdir=pyproject.toml", "pyproject.toml: File exists"),
+        ("--workdir=/proc/run", "/proc/run: No such file or directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(argument, line):
+    workdir = SCRATCH / "never_made"
+    assert line in refusal("main", *tiny_flags(workdir), argument)
+    assert not workdir.exists()
+
+
+def test_a_missing_dataset_is_named():
+    line = refusal(
+        "main", "--config=configs/paper.py", f"--workdir={SCRATCH}/never_made"
+    )
+    assert "dataset.train='': says nothing to read; set dataset.train" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("import nosuch", "ModuleNotFoundError: No module named 'nosuch'"),
+        ("def get_config(): return None", "must return a ConfigDict, not None"),
+        ("def get_config(): return 1 / 0", "ZeroDivisionError: division by zero"),
+        ("def get_config(): raise ValueError('so')", "ValueError: so"),
+        ("", "KeyError: 'get_config'"),
+        (None, "mine.py: no such file; give one of configs/"),
+    ],
+)
+def test_a_config_file_that_cannot_be_used_is_named(text, line, tmp_path):
+    config = tmp_path / "mine.py"
+    if text is not None:
+        config.write_text(text)
+    refused = refusal("main", f"--config={config}", f"--workdir={tmp_path}/run")
+    assert refused.startswith(f"error: --config={config}: ")
+    assert refused.endswith(line)
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_folders_must_make_a_training_set(tmp_path):
+    keys = {"dataset.source": "folder", "dataset.train": str(tmp_path / "train")}
+    flags = tiny_flags(tmp_path / "run", keys)
+    (tmp_path / "train" / "cats").mkdir(parents=True)
+    assert "the class folder 'cats' is empty" in refusal("main", *flags)
+    (tmp_path / "train" / "cats" / "1.png").write_bytes(b"")
+    assert "has one class, 'cats'; training needs two" in refusal("main", *flags)
+
+
+def test_a_work_directory_of_another_config_is_left_alone(tmp_path):
+    workdir = copy_of_finished_run(tmp_path / "run")
+    before = contents(workdir)
+    line = refusal("main", *tiny_flags(workdir, {"optimizer.rate": 0.5}))
+    assert "was made with another config: optimizer.rate (0.01 there, 0.5 here)" in line
+    assert contents(workdir) == before
+    (workdir / "config.json").write_text("{rubbish")
+    line = refusal("main", *tiny_flags(workdir))
+    assert f"{workdir}/config.json: not JSON" in line
+
+
+def test_flat_gives_dotted_keys_and_what_json_would():
+    config = cli.as_config('{"a": 1, "b": {"c": [1, 2], "d": {}}}', "here")
+    assert cli.flat(config) == {"a": 1, "b.c": [1, 2], "b.d": {}}
+
+
+def test_the_nearest_word_is_offered():
+    assert cli.one_of("a", ("a", "b"), "key") == "a"
+    with pytest.raises(ValueError, match=r"key='plateu': .*; did you mean 'plateau'\?"):
+        cli.one_of("plateu", ("plateau", "epochs"), "key")
