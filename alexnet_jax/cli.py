@@ -134,6 +134,18 @@ def define_config() -> Any:
     )
 
 
+def define_networks() -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Defines --checkpoint and --views: which networks answer, and from how much."""
+    checkpoint = flags.DEFINE_list(
+        "checkpoint",
+        None,
+        "Work directories; several are averaged as an ensemble.",
+        required=True,
+    )
+    views = flags.DEFINE_enum("views", "1", ["1", "10"], "Views of a picture (§4.1).")
+    return checkpoint, views
+
+
 def save_config(config: ml_collections.ConfigDict, path: Path) -> None:
     """Writes config.json, whole or not at all."""
     temporary = path.with_suffix(f".{os.getpid()}")

@@ -86,13 +86,7 @@ def evaluate(
 
 if __name__ == "__main__":
     CONFIG = cli.define_config()
-    CHECKPOINT = flags.DEFINE_list(
-        "checkpoint",
-        None,
-        "Work directories; several are averaged as an ensemble.",
-        required=True,
-    )
-    VIEWS = flags.DEFINE_enum("views", "1", ["1", "10"], "Views of a picture (§4.1).")
+    CHECKPOINT, VIEWS = cli.define_networks()
     SPLIT = flags.DEFINE_enum(
         "split", "validation", ["validation", "train"], "Pictures to look at."
     )

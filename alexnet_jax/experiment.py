@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
@@ -21,12 +20,10 @@ from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.inference import Model
-from alexnet_jax.limits import check_values
+from alexnet_jax.limits import PRECISIONS, check_values
 from alexnet_jax.network.alexnet import LAYERS, AlexNet
 from alexnet_jax.optimizer import Drop, EpochSchedule, Plateau
 from alexnet_jax.step import initial_params
-
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # A run may go on although these differ: they cannot change its numbers.
 FREE = re.compile(
@@ -253,11 +250,7 @@ def trained(
     network = make_network(config, len(classes))
     initialise = functools.partial(initial_params, network, 0, config.augment.crop)
     shapes = jax.eval_shape(initialise)
-    like = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-        shapes,
-        parallel.parameter_shardings(mesh, shapes),
-    )
+    like = parallel.placed(shapes, parallel.parameter_shardings(mesh, shapes))
     with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         params = checkpoints.restore_params(like)
     probabilities = inference.make_probabilities(

@@ -4,14 +4,16 @@ import math
 import re
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 
 from alexnet_jax.cli import flat, nearest, one_of
 from alexnet_jax.data import sources
 from alexnet_jax.errors import InputError
 
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CHOICES = {
-    "precision": ("float32", "bfloat16"),
+    "precision": tuple(PRECISIONS),
     "dataset.source": sources.KINDS,
     "network.response_range": ("tower", "layer"),
     "optimizer.schedule": ("plateau", "epochs"),

@@ -86,6 +86,15 @@ def parameter_shardings(mesh: Mesh, params: Any) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Arrays yet to be read: shapes and dtypes, each with where it will live."""
+    return jax.tree.map(
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same value on every device."""
     return NamedSharding(mesh, P())

@@ -139,13 +139,7 @@ def class_names(path: str, classes: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    CHECKPOINT = flags.DEFINE_list(
-        "checkpoint",
-        None,
-        "Work directories; several are averaged as an ensemble.",
-        required=True,
-    )
-    VIEWS = flags.DEFINE_enum("views", "1", ["1", "10"], "Views of a picture (§4.1).")
+    CHECKPOINT, VIEWS = cli.define_networks()
     TOP = flags.DEFINE_integer("top", 5, "Classes to print.", lower_bound=1)
     JSON = flags.DEFINE_bool("json", False, "Print a JSON object a picture.")
     NAMES = flags.DEFINE_string(

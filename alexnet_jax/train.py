@@ -137,14 +137,7 @@ class Run:
         say(parameter_table(shapes.params))
         if self.checkpoints.newest is None:
             return jax.jit(initialise, out_shardings=shardings)(), 0.0
-        like = jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(
-                shape.shape, shape.dtype, sharding=sharding
-            ),
-            shapes,
-            shardings,
-        )
-        state, memory = self.checkpoints.restore(like)
+        state, memory = self.checkpoints.restore(parallel.placed(shapes, shardings))
         before = memory.get("pictures", len(self.training))  # convert knows of none
         if before != len(self.training):
             raise InputError(
