@@ -146,6 +146,19 @@ def define_networks() -> tuple[flags.FlagHolder, flags.FlagHolder]:
     return checkpoint, views
 
 
+def define_processes() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHolder]:
+    """Defines --coordinator, --processes and --process: which of several this is."""
+    coordinator = flags.DEFINE_string(
+        "coordinator",
+        None,
+        "host:port where the first of several processes meets the others; 'auto' where "
+        "Slurm, a TPU VM or Open MPI tells.",
+    )
+    count = flags.DEFINE_integer("processes", 1, "How many there are.", lower_bound=1)
+    index = flags.DEFINE_integer("process", 0, "Which this one is.", lower_bound=0)
+    return coordinator, count, index
+
+
 def save_config(config: ml_collections.ConfigDict, path: Path) -> None:
     """Writes config.json, whole or not at all."""
     temporary = path.with_suffix(f".{os.getpid()}")

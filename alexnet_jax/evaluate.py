@@ -16,7 +16,7 @@ import ml_collections
 from absl import flags
 from tqdm import tqdm
 
-from alexnet_jax import cli, experiment, inference, parallel, pictures
+from alexnet_jax import cli, experiment, inference, parallel, pictures, processes
 from alexnet_jax.data.loader import evaluation_batches
 from alexnet_jax.errors import InputError
 
@@ -51,32 +51,40 @@ def evaluate(
         config = configs[0]
         # What there is here, not there.
         config.mesh.data = math.gcd(config.batch_size, jax.device_count())
-        config.mesh.tower = 1
+        config.mesh.tower = config.mesh.fc = config.accumulation = 1
     else:
         experiment.check(config)
         if len(workdirs) == 1:
             experiment.require_same_network(config, configs[0], workdirs[0])
 
-    mesh = parallel.make_mesh(
-        config.mesh.data, config.mesh.tower, config.network.towers, config.batch_size
-    )
+    processes.agree(experiment.shared_by_processes(config))
+    mesh = experiment.make_mesh(config)
+    process_index, process_count = parallel.own_part(mesh)
     models, classes = experiment.trained_ensemble(workdirs, configs, mesh, views)
     source = pictures.open_pictures(config, split, tuple(classes))
     size = configs[0].dataset.image_size
+    batch_size = config.batch_size // config.accumulation
     with closing(
         evaluation_batches(
             source,
             image_size=size,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
+            process_index=process_index,
+            process_count=process_count,
             workers=config.dataset.workers,
             threads=config.dataset.threads,
             allow_unreadable=allow_unreadable,
         )
     ) as batches:
-        total = -(-len(source) // config.batch_size)
-        bar = tqdm(batches, total=total, unit=" batches", desc=split)
+        bar = tqdm(
+            batches,
+            total=-(-len(source) // batch_size),
+            unit=" batches",
+            desc=split,
+            disable=not processes.first(),
+        )
         rates, unreadable = inference.error_rates(models, bar, mesh)
-    for i in unreadable:
+    for i in processes.of_all(unreadable, len(source)):
         print(f"left out: {source[i][0]} cannot be decoded", file=sys.stderr)
     if not rates["images"]:
         raise InputError(f"dataset.{split}: none of its pictures can be decoded")
@@ -94,16 +102,19 @@ if __name__ == "__main__":
         "allow_unreadable", False, "Leave out pictures that cannot be decoded."
     )
 
+    COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
+
     def main(argv: Sequence[str]) -> None:
         """Prints the rates, for people and then as one JSON object."""
         cli.no_more_arguments(argv)
-        rates = evaluate(
-            cli.work_directories(CHECKPOINT.value),
-            CONFIG.value,
-            views=int(VIEWS.value),
-            split=SPLIT.value,
-            allow_unreadable=ALLOW_UNREADABLE.value,
-        )
+        with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
+            rates = evaluate(
+                cli.work_directories(CHECKPOINT.value),
+                CONFIG.value,
+                views=int(VIEWS.value),
+                split=SPLIT.value,
+                allow_unreadable=ALLOW_UNREADABLE.value,
+            )
         print(
             f"{rates['images']:,} pictures, {rates['views']} view(s), "
             f"{rates['models']} model(s): loss {rates['loss']:.4f}, "

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import inference, parallel
+from alexnet_jax import inference, parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.cli import flat, load_config, one_of, save_config
 from alexnet_jax.data.augment import Augmentation
@@ -27,10 +27,11 @@ from alexnet_jax.step import initial_params
 
 # A run may go on although these differ: they cannot change its numbers.
 FREE = re.compile(
-    r"mesh\..*|dataset\.(workers|threads)|log_every_steps"
+    r"mesh\..*|accumulation|dataset\.(workers|threads)|log_every_steps"
     r"|checkpoint_every_steps|checkpoints_to_keep"
 )
 LENGTH = ("epochs", "steps")  # together, they may say more updates than before
+YOUNGER = {"mesh.fc": 1, "accumulation": 1}  # than the first runs, which had these
 STATISTICS_OF = re.compile(r"dataset\..*|seed")  # the seed draws generated pictures
 
 
@@ -47,6 +48,12 @@ def check(config: ml_collections.ConfigDict) -> None:
 def updates(config: ml_collections.ConfigDict, images: int) -> int:
     """In the whole run, with so many training pictures."""
     return config.steps or math.ceil(config.epochs * images / config.batch_size)
+
+
+def shared_by_processes(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The keys that all processes of a run must have alike: all but how they read."""
+    own = re.compile(r"dataset\.(workers|threads)")
+    return {key: value for key, value in flat(config).items() if not own.match(key)}
 
 
 def settle_config(
@@ -84,8 +91,15 @@ def settle_config(
                 f"--workdir={workdir}: was made with another config: "
                 f"{'; '.join(differing)}; give another --workdir, or these values"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_config(config, path)
+    if processes.first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_config(config, path)
+    processes.meet("config.json")
+    if not path.exists():
+        raise InputError(
+            f"--workdir={workdir}: is not the folder that process 0 writes to; give "
+            "one on a disk that all processes share"
+        )
 
 
 def settle_classes(
@@ -106,9 +120,10 @@ def settle_classes(
                 f"not the {len(kept)} of {path} (such as {different[0]!r}); restore "
                 "them, or give another --workdir"
             )
-    path.write_text(
-        "".join(f"{name}\n" for name in classes), "utf-8", "surrogateescape"
-    )
+    if processes.first():
+        path.write_text(
+            "".join(f"{name}\n" for name in classes), "utf-8", "surrogateescape"
+        )
 
 
 def read_classes(path: Path) -> list[str]:
@@ -135,6 +150,9 @@ def kept_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     path = workdir / "config.json"
     config = load_config(path)
+    if "mesh" in config:
+        absent = {key: YOUNGER[key] for key in YOUNGER.keys() - flat(config).keys()}
+        config.update_from_flattened_dict(absent)
     try:
         check(config)
     except InputError as error:
@@ -162,6 +180,18 @@ def require_same_network(
             f"--checkpoint={workdir}: a checkpoint of another network: "
             f"{'; '.join(differing)}; give the --config that it was trained with"
         )
+
+
+def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """The devices of a config."""
+    return parallel.make_mesh(
+        config.mesh.data,
+        config.mesh.tower,
+        config.network.towers,
+        config.batch_size,
+        config.mesh.fc,
+        config.accumulation,
+    )
 
 
 def make_network(config: ml_collections.ConfigDict, classes: int) -> AlexNet:
@@ -256,7 +286,7 @@ def trained(
     probabilities = inference.make_probabilities(
         network, mesh, config.augment.crop, views, config.augment.mean_at
     )
-    mean = jax.device_put(mean_image, parallel.replicated(mesh))
+    mean = parallel.everywhere(mesh, mean_image)
     return Model(jax.jit(probabilities), params, mean), classes
 
 

@@ -45,7 +45,7 @@ def make_probabilities(
         probabilities(params, image uint8 (B, S, S, 3), mean_image (S, S, 3)) →
         (B, classes), the average of the views' softmax outputs (facts 7).
     """
-    forward = parallel.per_device(network, mesh)
+    forward = parallel.testing(network, mesh)
 
     def probabilities(params, image: jax.Array, mean_image: jax.Array) -> jax.Array:
         margin = image.shape[1] - side

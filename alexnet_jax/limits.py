@@ -24,7 +24,8 @@ CHOICES = {
 LEAST = {
     "seed": 0, "batch_size": 1, "epochs": 0, "steps": 0, "validate_every_epochs": 0,
     "log_every_steps": 1, "checkpoint_every_steps": 1, "checkpoints_to_keep": 1,
-    "mesh.data": -1, "mesh.tower": 1, "dataset.image_size": 1, "dataset.workers": 0,
+    "accumulation": 1, "mesh.data": -1,
+    "mesh.tower": 1, "mesh.fc": 1, "dataset.image_size": 1, "dataset.workers": 0,
     "dataset.threads": 1, "network.towers": 1, "network.conv1_size": 1,
     "network.conv1_stride": 1, "network.response_depth": 1, "network.response_k": 0,
     "network.response_alpha": 0, "network.response_beta": 0,
@@ -111,6 +112,13 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             "(network.response_range='layer') would cross between devices where the "
             "paper's GPUs did not talk; set mesh.tower=1 or response_range='tower'"
         )
+    devices = config.mesh.tower * config.mesh.fc
+    for width in network.units:
+        if config.mesh.fc > 1 and width % devices:
+            raise InputError(
+                f"mesh.fc={config.mesh.fc}: network.units={width} does not divide over "
+                f"mesh.tower·mesh.fc={devices} devices; change mesh.fc"
+            )
     if augment.crop > side:
         raise InputError(
             f"augment.crop={augment.crop}: larger than the pictures, "

@@ -3,7 +3,8 @@
 python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper
 
 SIGTERM and Ctrl-C save a checkpoint first and end with status 143 and 130; the same
-command then goes on.
+command then goes on. Several processes train one network where each is given the same
+--coordinator: see launch/.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, processes
 from alexnet_jax.train import train
 
 if __name__ == "__main__":
@@ -22,12 +23,14 @@ if __name__ == "__main__":
         "Folder of this run: config, statistics, metrics, checkpoints.",
         required=True,
     )
+    COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
     flags.mark_flag_as_required("config")
 
     def main(argv: Sequence[str]) -> int:
         """Trains as the flags say."""
         cli.no_more_arguments(argv)
-        stopped_by = train(CONFIG.value, Path(WORKDIR.value))
+        with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
+            stopped_by = train(CONFIG.value, Path(WORKDIR.value))
         return 128 + stopped_by if stopped_by else 0
 
     cli.run(main)

@@ -1,11 +1,16 @@
 """The mesh, where every tensor lives on it, and the network as a per-device program.
 
 Two axes: 'data' holds copies of the network, which see different examples; 'tower'
-holds the two halves of Figure 2. Under `jit` alone, XLA gathers the whole batch at
-every grouped convolution; as a per-device program under `shard_map` the compiled
-forward pass talks at the paper's four places and nowhere else.
+holds the two halves of Figure 2. A third, 'fc', is there where several copies share
+their fully-connected layers (Krizhevsky, 'One weird trick', 2014): it deals out the
+examples in the convolutions and the units after them.
+
+Under `jit` alone, XLA gathers the whole batch at every grouped convolution; as a
+per-device program under `shard_map` the compiled forward pass talks at the paper's four
+places and nowhere else.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,19 +24,24 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
 
-DATA, TOWER = "data", "tower"
-
-Forward = Callable[..., jax.Array]
+DATA, FC, TOWER = "data", "fc", "tower"
 
 
-def make_mesh(data: int, tower: int, towers: int, batch_size: int) -> Mesh:
+def make_mesh(
+    data: int, tower: int, towers: int, batch_size: int, fc: int = 1, parts: int = 1
+) -> Mesh:
     """Lays the devices out as a ('data', 'tower') mesh.
 
+    Where several copies of the convolutions share one copy of the fully-connected
+    layers it is ('data', 'fc', 'tower'), and 'data' counts the groups of such copies.
+
     Args:
-        data: copies of the network; −1 takes all devices that are left.
+        data: copies of the convolutions; −1 takes all devices that are left.
         tower: devices that share one copy.
         towers: of the network.
         batch_size: global; every copy takes an equal part.
+        fc: copies of the convolutions that share one copy of fc6 to fc8.
+        parts: in which each copy computes its share of a batch.
 
     Raises:
         InputError: the devices, the towers or the batch do not divide so.
@@ -55,34 +65,63 @@ def make_mesh(data: int, tower: int, towers: int, batch_size: int) -> Mesh:
             f" the largest meshes (data×tower) that fit are {fitting}; change mesh.data"
             " or mesh.tower"
         )
-    if batch_size % copies:
+    if copies % fc:
+        fitting = ", ".join(str(n) for n in range(1, copies + 1) if copies % n == 0)
         raise InputError(
-            f"batch_size={batch_size}: does not divide over mesh.data={copies}; "
-            "change batch_size to a multiple of it, or mesh.data"
+            f"mesh.fc={fc}: does not divide mesh.data={copies}; change mesh.fc to one "
+            f"of {fitting}"
         )
-    grid = np.array(devices[: copies * tower]).reshape(copies, tower)
-    return Mesh(grid, (DATA, TOWER))
+    if batch_size % (copies * parts):
+        cut = f" in accumulation={parts} parts" if parts > 1 else ""
+        raise InputError(
+            f"batch_size={batch_size}: does not divide over mesh.data={copies}{cut}; "
+            "change batch_size to a multiple, or mesh.data"
+        )
+    used = np.array(devices[: copies * tower])
+    if fc == 1:
+        return Mesh(used.reshape(copies, tower), (DATA, TOWER))
+    return Mesh(used.reshape(copies // fc, fc, tower), (DATA, FC, TOWER))
 
 
-def parameter_specs(params: Any) -> Any:
-    """Which axis of each parameter lies along the towers.
+def example_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Along which examples are dealt out: all but the towers."""
+    return tuple(axis for axis in mesh.axis_names if axis != TOWER)
+
+
+def unit_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Along which fully-connected units are dealt out: towers, then their slices."""
+    return (TOWER, FC) if FC in mesh.axis_names else (TOWER,)
+
+
+def parameter_specs(mesh: Mesh, params: Any) -> Any:
+    """Which axis of each parameter lies along which axes of the mesh.
 
     Kernels of conv1 to fc7 are split by their outputs: a tower owns the kernels whose
     maps it makes. fc8 is split by its inputs: see `AlexNet.add_towers`.
     """
+    units = unit_axes(mesh)
 
-    def spec(path, leaf) -> P:
-        layer, name = path[-2].key, path[-1].key
-        if layer == "fc8":
-            return P(TOWER, None) if name == "kernel" else P()
-        return P(*[None] * (leaf.ndim - 1), TOWER)
+    def spec(path, _) -> P:
+        match path[-2].key, path[-1].key:
+            case "fc8", "kernel":
+                return P(units, None)
+            case "fc8", "bias":
+                return P()
+            case "fc6" | "fc7", "kernel":
+                return P(None, units)
+            case "fc6" | "fc7", "bias":
+                return P(units)
+            case _, "kernel":
+                return P(None, None, None, TOWER)
+            case _:
+                return P(TOWER)
 
     return jax.tree_util.tree_map_with_path(spec, params)
 
 
 def parameter_shardings(mesh: Mesh, params: Any) -> Any:
-    """`parameter_specs` on a mesh."""
-    specs = parameter_specs(params)
+    """`parameter_specs` as shardings."""
+    specs = parameter_specs(mesh, params)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
@@ -100,53 +139,157 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def everywhere(mesh: Mesh, value: Any) -> Any:
+    """Puts the same value, which every process has, on every device."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(replicated(mesh), x), value
+    )
+
+
 def to_mesh(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this process's part of a batch on its devices, rows along 'data'."""
-    sharding = NamedSharding(mesh, P(DATA))
+    """Puts this process's part of a batch on its devices, dealt out over the copies."""
+    sharding = NamedSharding(mesh, P(example_axes(mesh)))
     return {
         name: jax.make_array_from_process_local_data(sharding, rows)
         for name, rows in batch.items()
     }
 
 
-def per_device(network: AlexNet, mesh: Mesh) -> Forward:
+def own_part(mesh: Mesh) -> tuple[int, int]:
+    """Which part of every batch this process feeds: (its index, number of parts).
+
+    Processes that hold towers of the same copies feed them the same examples.
+
+    Raises:
+        InputError: the mesh has no device of this process, or the processes' devices
+            do not divide the batch into equal parts.
+    """
+    copies = mesh.devices.reshape(-1, mesh.shape[TOWER])
+    owners = [{device.process_index for device in copy} for copy in copies]
+    own = [i for i, owner in enumerate(owners) if jax.process_index() in owner]
+    here = max(len(own), 1)
+    blocks = [owners[i : i + here] for i in range(0, len(owners), here)]
+    if not own or own[0] % here or any(b.count(b[0]) != len(b) for b in blocks):
+        raise InputError(
+            f"mesh.data={len(copies)}, mesh.tower={mesh.shape[TOWER]}: does not spread "
+            f"evenly over the {jax.process_count()} processes with "
+            f"{jax.local_device_count()} device(s) each; every process must hold the "
+            "same whole number of copies, or of towers of one copy"
+        )
+    return own[0] // here, len(blocks)
+
+
+def in_parts(mesh: Mesh, batch: dict[str, jax.Array], parts: int) -> dict[str, Any]:
+    """(B, …) → (parts, B/parts, …): a part has the next few examples of every copy.
+
+    So each device cuts what it has, and nothing moves. 'row' is added, int32: where in
+    the batch each example was.
+    """
+    copies = mesh.size // mesh.shape[TOWER]
+    sharding = NamedSharding(mesh, P(None, example_axes(mesh)))
+
+    def cut(x):
+        dealt = x.reshape(copies, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+        return dealt.reshape(parts, -1, *x.shape[1:])
+
+    rows = cut(np.arange(len(batch["label"]), dtype=np.int32))  # known everywhere
+    return {
+        name: jax.lax.with_sharding_constraint(cut(x), sharding)
+        for name, x in batch.items()
+    } | {"row": jnp.asarray(rows)}
+
+
+def copied(mesh: Mesh, params: Any) -> Any:
+    """Gives each set of devices that computes with parameters its own copy of them.
+
+    A leading axis counts the copies; none is moved, for every device has its part.
+    Differentiate with respect to the copies: the transpose of this function adds their
+    gradients up, and is the one reduction over 'data' of an update.
+    """
+
+    def copy(leaf: jax.Array, spec: P) -> jax.Array:
+        count = math.prod(mesh.shape[axis] for axis in _axes(P(spec[0])))
+        copies = jnp.broadcast_to(leaf, (count, *leaf.shape))
+        return jax.lax.with_sharding_constraint(copies, NamedSharding(mesh, spec))
+
+    return jax.tree.map(copy, params, copy_specs(mesh, params))
+
+
+def copy_specs(mesh: Mesh, params: Any) -> Any:
+    """`parameter_specs` with the axis of the copies before them.
+
+    A parameter is the same along all axes of the examples but those that split it.
+    """
+
+    def copies(spec: P) -> P:
+        over = [axis for axis in example_axes(mesh) if axis not in _axes(spec)]
+        return P(tuple(over), *spec)
+
+    return jax.tree.map(copies, parameter_specs(mesh, params))
+
+
+def _axes(spec: P) -> set[str]:
+    return {a for axes in spec for a in (axes if isinstance(axes, tuple) else (axes,))}
+
+
+def on_this_device(network: AlexNet, mesh: Mesh) -> AlexNet:
+    """The part of a network that one device of a mesh computes."""
+    shared = FC in mesh.axis_names
+    return network.clone(
+        towers_here=network.towers // mesh.shape[TOWER],
+        tower_axis=TOWER,
+        fc_axis=FC if shared else None,
+        fc_parts=mesh.shape[FC] if shared else 1,
+    )
+
+
+def testing(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]:
     """The network as one program a device, joined into a function of whole arrays.
+
+    Returns:
+        forward(params, pixels (B, H, W, 3)) → logits (B, classes).
+    """
+    local, examples = on_this_device(network, mesh), P(example_axes(mesh))
+
+    def forward(params, pixels):
+        specs = parameter_specs(mesh, params)
+
+        def program(params, pixels):
+            # Both towers of a pair look at the same pictures.
+            pixels = lax.pcast(pixels, TOWER, to="varying")
+            return local.apply({"params": params}, pixels)
+
+        return jax.shard_map(
+            program, mesh=mesh, in_specs=(specs, examples), out_specs=examples
+        )(params, pixels)
+
+    return forward
+
+
+def training(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]:
+    """The same with dropout, for gradients with respect to `copied` parameters.
 
     Differentiate outside of it: the gradients are then those of the global loss,
     whatever the mesh.
 
     Returns:
-        forward(params, pixels (B, H, W, 3), dropout_key=None) → logits (B, classes);
-        with a key it trains (dropout masks), without one it tests.
+        forward(copies, pixels (B, H, W, 3), rows int32 (B,), key) → logits (B, classes)
+        where rows are positions in the global batch.
     """
-    local = network.clone(
-        towers_here=network.towers // mesh.shape[TOWER], tower_axis=TOWER
-    )
+    local, examples = on_this_device(network, mesh), P(example_axes(mesh))
 
-    def copies(params, pixels):
-        # Every pair of towers has a copy of the parameters (backward: the one sum of
-        # gradients over 'data') and both towers of a pair have a copy of the images.
-        params = jax.tree.map(lambda p: lax.pcast(p, DATA, to="varying"), params)
-        return {"params": params}, lax.pcast(pixels, TOWER, to="varying")
+    def program(copies, pixels, rows, key):
+        params = jax.tree.map(lambda copy: copy[0], copies)
+        pixels = lax.pcast(pixels, TOWER, to="varying")
+        return local.apply({"params": params}, pixels, rows, rngs={"dropout": key})
 
-    def test(params, pixels):
-        return local.apply(*copies(params, pixels))
-
-    def train(params, pixels, rows, key):
-        return local.apply(*copies(params, pixels), rows, rngs={"dropout": key})
-
-    def forward(params, pixels, dropout_key=None):
-        specs = parameter_specs(params)
-        if dropout_key is None:
-            return jax.shard_map(
-                test, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=P(DATA)
-            )(params, pixels)
-        rows = jnp.arange(pixels.shape[0], dtype=jnp.int32)
+    def forward(copies, pixels, rows, key):
+        specs = copy_specs(mesh, copies)
         return jax.shard_map(
-            train,
+            program,
             mesh=mesh,
-            in_specs=(specs, P(DATA), P(DATA), P()),
-            out_specs=P(DATA),
-        )(params, pixels, rows, dropout_key)
+            in_specs=(specs, examples, P(DATA), P()),
+            out_specs=examples,
+        )(copies, pixels, rows, key)
 
     return forward

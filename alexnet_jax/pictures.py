@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
 
+from alexnet_jax import processes
 from alexnet_jax.cli import say
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import Source, Subset, match_classes, open_source
@@ -50,6 +52,15 @@ def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None
         )
 
 
+def facts(training: Source, validation: Source) -> dict[str, Any]:
+    """What all processes of a run must find where they look for pictures."""
+    return {
+        "the pictures of dataset.train": len(training),
+        "the pictures of dataset.validation": len(validation),
+        "the classes of dataset.train": list(training.classes),
+    }
+
+
 def surveyed(
     source: Source, config: ml_collections.ConfigDict, workdir: Path
 ) -> tuple[Source, Statistics]:
@@ -59,19 +70,19 @@ def surveyed(
     """
     size = config.dataset.image_size
     kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
-    if kept.exists():
-        statistics = Statistics.load(kept)
-        if statistics.mean_image.shape != (size, size, 3):
-            raise InputError(
-                f"{kept}: of pictures of {statistics.mean_image.shape[0]} pixels, not "
-                f"dataset.image_size={size}; delete it, to look at the pictures again"
-            )
-    else:
+    if not kept.exists() and processes.first():
         statistics, unreadable = survey(
             source, size, workers=config.dataset.workers, progress=True
         )
         listed.write_text("".join(f"{i}\t{why}\n" for i, why in unreadable))
         statistics.save(kept)
+    processes.meet("statistics.npz")
+    statistics = Statistics.load(kept)
+    if statistics.mean_image.shape != (size, size, 3):
+        raise InputError(
+            f"{kept}: of pictures of {statistics.mean_image.shape[0]} pixels, not "
+            f"dataset.image_size={size}; delete it, to look at the pictures again"
+        )
     lines = listed.read_text().splitlines() if listed.exists() else []
     if not lines:
         return source, statistics

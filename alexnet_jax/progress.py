@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(
         self,
-        metrics: MetricsFile,
+        metrics: MetricsFile | None,
         config: ml_collections.ConfigDict,
         images: int,
         classes: int,
@@ -30,7 +30,7 @@ class Progress:
         """Starts the clock.
 
         Args:
-            metrics: where the lines go.
+            metrics: where the lines go; None where another process writes them.
             config: of the run.
             images: in the training set.
             classes: for the loss of a network that knows only their number.
@@ -82,7 +82,8 @@ class Progress:
             line["train/data_wait"] = wait
         self._since, self._step, self._waited = now, line["step"], waited
         self._validating = 0.0
-        self._metrics.write(line)
+        if self._metrics:
+            self._metrics.write(line)
 
         parts = [
             f"epoch {line['epoch']:7.2f}",
@@ -129,7 +130,8 @@ class Progress:
 
     def close(self) -> None:
         """Closes metrics.jsonl."""
-        self._metrics.close()
+        if self._metrics:
+            self._metrics.close()
 
 
 def parameter_table(params: Any) -> str:

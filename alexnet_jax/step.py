@@ -68,6 +68,7 @@ def make_train_step(
     mesh: Mesh,
     seed: int,
     mean_at: str,
+    parts: int = 1,
 ):
     """Builds the update.
 
@@ -77,31 +78,51 @@ def make_train_step(
         mesh: `parallel.make_mesh`.
         seed: of the dropout masks.
         mean_at: see `training_pixels`.
+        parts: in which the batch is computed, one after another: less memory, and the
+            same update (gradient accumulation).
 
     Returns:
         train_step(state, batch, mean_image, rates) → (state, loss of the batch).
     """
-    forward = parallel.per_device(network, mesh)
+    forward = parallel.training(network, mesh)
 
     def train_step(state: State, batch: dict, mean_image: jax.Array, rates):
-        pixels = training_pixels(batch, mean_image, mean_at)
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images = batch["weight"].sum()
 
-        def mean_loss(params):
-            logits = forward(params, pixels, dropout_key)
-            sums = score(jax.nn.log_softmax(logits), batch["label"], batch["weight"])
-            return sums.loss / sums.images, sums
+        def share_of_loss(copies, part: dict):
+            pixels = training_pixels(part, mean_image, mean_at)
+            logits = forward(copies, pixels, part["row"], dropout_key)
+            sums = score(jax.nn.log_softmax(logits), part["label"], part["weight"])
+            return sums.loss / images, sums
 
-        (loss, sums), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
-            state.params
+        cut = parallel.in_parts(mesh, batch, parts)
+        copies, add_up = jax.vjp(lambda p: parallel.copied(mesh, p), state.params)
+        of_copies, sums = _summed(
+            lambda part: jax.grad(share_of_loss, has_aux=True)(copies, part), cut
         )
+        (gradients,) = add_up(of_copies)
         updates, velocity = optimizer.update(
             gradients, state.velocity, state.params, rates=rates
         )
         params = optax.apply_updates(state.params, updates)
+        loss = sums.loss / images
         return State(state.step + 1, params, velocity, state.sums + sums), loss
 
     return train_step
+
+
+def _summed(function, parts: Any) -> Any:
+    """The sum of function(part) over the parts, which lie along the leading axis."""
+    first = jax.tree.map(lambda x: x[0], parts)
+    if all(len(x) == 1 for x in jax.tree.leaves(parts)):
+        return function(first)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, first))
+    return jax.lax.scan(add, nothing, parts)[0]
 
 
 def training_pixels(batch: dict, mean_image: jax.Array, mean_at: str) -> jax.Array:

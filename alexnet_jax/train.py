@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+from jax.experimental.multihost_utils import reached_preemption_sync_point
 from jax.sharding import Mesh
 
-from alexnet_jax import experiment, inference, parallel, pictures
+from alexnet_jax import experiment, inference, parallel, pictures, processes
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
 from alexnet_jax.data.loader import evaluation_batches, training_batches
@@ -39,6 +41,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
         workdir: made where there is none; a run with the same one goes on exactly
             where it stopped.
 
+    Each of several processes (`processes.joined`) calls this with the same config and
+    the same workdir, on a disk that all of them share.
+
     Returns:
         The signal that stopped it, after a checkpoint; None where it came to its end.
 
@@ -47,12 +52,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
         NonFiniteError: the loss is not finite; the last good checkpoint is kept.
     """
     experiment.check(config)
+    processes.agree(experiment.shared_by_processes(config))
     training = pictures.open_pictures(config, "train")
     validation = pictures.open_pictures(config, "validation", training.classes)
-    mesh = parallel.make_mesh(
-        config.mesh.data, config.mesh.tower, config.network.towers, config.batch_size
-    )
+    mesh = experiment.make_mesh(config)
+    parallel.own_part(mesh)
     pictures.require_a_batch(training, config)
+    processes.agree(pictures.facts(training, validation))
     experiment.settle_config(config, workdir, len(training))
     experiment.settle_classes(training.classes, config, workdir)
     training, statistics = pictures.surveyed(training, config, workdir)
@@ -93,16 +99,19 @@ class Run:
         self.augmentation = experiment.make_augmentation(
             config, statistics, len(training)
         )
-        self.mean_image = jax.device_put(
-            statistics.mean_image, parallel.replicated(mesh)
-        )
+        self.mean_image = parallel.everywhere(mesh, statistics.mean_image)
         self.optimizer = momentum_with_decay(
             config.optimizer.momentum, config.optimizer.weight_decay
         )
         self.network = experiment.make_network(config, len(training.classes))
         self.train_step = jax.jit(
             make_train_step(
-                self.network, self.optimizer, mesh, config.seed, config.augment.mean_at
+                self.network,
+                self.optimizer,
+                mesh,
+                config.seed,
+                config.augment.mean_at,
+                config.accumulation,
             ),
             donate_argnums=0,
         )
@@ -115,7 +124,9 @@ class Run:
         self.checkpoints = checkpoints
         self.state, self.seconds = self.first_state()
         self.progress = Progress(
-            MetricsFile(workdir / "metrics.jsonl", int(self.state.step)),
+            MetricsFile(workdir / "metrics.jsonl", int(self.state.step))
+            if processes.first()
+            else None,
             config,
             len(training),
             len(training.classes),
@@ -154,6 +165,7 @@ class Run:
         """Updates, lines, validations and checkpoints until the end, or a signal."""
         config, done = self.config, int(self.state.step)
         started = time.perf_counter()
+        process_index, process_count = parallel.own_part(self.mesh)
         feed = Feed(
             training_batches(
                 self.training,
@@ -161,6 +173,8 @@ class Run:
                 image_size=config.dataset.image_size,
                 batch_size=config.batch_size,
                 start_step=done,
+                process_index=process_index,
+                process_count=process_count,
                 seed=config.seed,
                 workers=config.dataset.workers,
                 threads=config.dataset.threads,
@@ -188,7 +202,7 @@ class Run:
                     self.progress.write(line, feed.waited)
                     line = {}
 
-                last = step == self.total or stop.signal is not None
+                last = stop.asked(step) or step == self.total
                 validate = self.validation_due(step) or step == self.total
                 if step % config.log_every_steps == 0 or validate:
                     line = self.take_line(step, rates)
@@ -233,7 +247,7 @@ class Run:
             "train": self.state.sums,
             "train/learning_rate": rates["fc8"]["kernel"],
         }
-        zero = jax.device_put(Sums.zero(), parallel.replicated(self.mesh))
+        zero = parallel.everywhere(self.mesh, jax.tree.map(np.asarray, Sums.zero()))
         self.state = dataclasses.replace(self.state, sums=zero)
         return line
 
@@ -241,13 +255,16 @@ class Run:
         """Errors over the centre views of the validation pictures (§5)."""
         config = self.config
         model = Model(self.probabilities, self.state.params, self.mean_image)
+        process_index, process_count = parallel.own_part(self.mesh)
         with (
             self.progress.validating(),
             closing(
                 evaluation_batches(
                     self.validation,
                     image_size=config.dataset.image_size,
-                    batch_size=config.batch_size,
+                    batch_size=config.batch_size // config.accumulation,
+                    process_index=process_index,
+                    process_count=process_count,
                     workers=config.dataset.workers,
                     threads=config.dataset.threads,
                     allow_unreadable=True,
@@ -260,7 +277,8 @@ class Run:
                 f"dataset.validation={config.dataset.validation!r}: none of its "
                 "pictures can be decoded"
             )
-        if unreadable:
+        unreadable = processes.of_all(unreadable, len(self.validation))
+        if unreadable and processes.first():
             pictures.name_unreadable(
                 self.validation, unreadable, self.workdir / "unreadable_validation.txt"
             )
@@ -298,21 +316,32 @@ class Stop:
 
     signal: int | None = None
 
+    def asked(self, step: int) -> bool:
+        """Whether to end after this update; several processes end after the same."""
+        if reached_preemption_sync_point(step):  # False where there is one process
+            self.signal = signal.SIGTERM
+        return self.signal is not None
+
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
     """Notes SIGTERM and SIGINT, in place of what they do otherwise.
 
-    A second SIGINT (Ctrl-C) does what it always does.
+    A second SIGINT (Ctrl-C) does what it always does. Of several processes, JAX tells
+    all about the SIGTERM that one has got; SIGINT becomes one.
     """
     stop = Stop()
+    alone = jax.process_count() == 1
 
     def note(number: int, _frame: object) -> None:
-        stop.signal = number
         if number == signal.SIGINT:
             signal.signal(number, before[number])
+        if alone:
+            stop.signal = number
+        else:
+            signal.raise_signal(signal.SIGTERM)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
     before = {int(n): signal.signal(n, note) for n in numbers}
     try:
         yield stop

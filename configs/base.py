@@ -12,6 +12,7 @@ def base_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # of weights, dropout, order of pictures and augmentation
     config.batch_size = 128  # pictures in an update, over all devices (§5)
+    config.accumulation = 1  # parts that each device computes its share of a batch in
     config.epochs = 90.0  # §5: roughly 90 cycles; the plateau rule may end it before
     config.steps = 0  # updates in all; 0: take epochs
     config.validate_every_epochs = 1.0  # 0: at the end only
@@ -23,6 +24,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = -1  # copies of the network; −1: all devices that are left
     mesh.tower = 1  # devices that share one copy: 2 gives each tower its own (§3.2)
+    mesh.fc = 1  # copies that share fc6 to fc8 ('One weird trick', Krizhevsky 2014)
 
     config.dataset = dataset = ml_collections.ConfigDict()
     dataset.source = "folder"  # 'generated' | 'folder' | 'records' | 'tfds'

@@ -15,11 +15,11 @@ PACKAGE = Path(__file__).parents[1] / "alexnet_jax"
 FLOORS = (
     {"errors"},
     {"cli", "data", "metrics", "network", "optimizer"},
-    {"parallel"},
+    {"parallel", "processes"},
     {"inference", "step"},
     {"checkpoint", "feed", "limits", "pictures", "progress"},
     {"experiment"},
-    {"evaluate", "train"},
+    {"evaluate", "measure", "train"},
     {"benchmark", "convert", "main", "predict", "prepare", "report"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

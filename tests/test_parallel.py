@@ -224,7 +224,7 @@ def said_in_test(data: int, tower: int) -> list[tuple[str, str]]:
     params = start().params
     params = jax.device_put(params, parallel.parameter_shardings(mesh, params))
     pixels = parallel.to_mesh(mesh, {"pixels": small_pixels(BATCH)})["pixels"]
-    forward = quick_jit(parallel.per_device(NETWORK, mesh))
+    forward = quick_jit(parallel.testing(NETWORK, mesh))
     return exchanges(forward.lower(params, pixels).compile())
 
 

@@ -3,6 +3,11 @@
 The figure's two halves are the two towers. Written for one device that holds one or
 both of them: `towers_here` says how many, and the four places where the halves of the
 figure touch are the four lines that call `both_towers` and `add_towers`.
+
+A device may also hold only a slice of the fully-connected layers, as in 'One weird
+trick for parallelizing convolutional neural networks' (Krizhevsky, 2014): then
+`all_examples` fetches the examples of the devices that share these layers with it, and
+the same lines as before fetch their units.
 """
 
 import flax.linen as nn
@@ -48,6 +53,9 @@ class AlexNet(nn.Module):
         towers_here: towers on this device, 1 or `towers`.
         tower_axis: mesh axis over which the towers are spread; None where there is
             no mesh around, as in `init`.
+        fc_axis: mesh axis over which the units of each tower's fully-connected layers
+            are spread once more, and the examples with them; None: they are not.
+        fc_parts: devices along that axis.
     """
 
     classes: int = 1000
@@ -69,6 +77,8 @@ class AlexNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     towers_here: int = 2
     tower_axis: str | None = None
+    fc_axis: str | None = None
+    fc_parts: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, rows: jax.Array | None = None) -> jax.Array:
@@ -76,9 +86,10 @@ class AlexNet(nn.Module):
 
         Args:
             x: (B, 224, 224, 3), grey levels less the mean image.
-            rows: int32 (B,), positions of the examples in the global batch: trains,
-                with dropout masks drawn from the 'dropout' rng. None tests, where
-                dropout multiplies by one half.
+            rows: int32 (B,), positions in the global batch of the examples that the
+                fully-connected layers see here (B·fc_parts where they are shared):
+                trains, with dropout masks drawn from the 'dropout' rng. None tests,
+                where dropout multiplies by one half.
 
         Returns:
             float32 (B, classes).
@@ -98,36 +109,62 @@ class AlexNet(nn.Module):
             x = spatial_normalisation(x, alpha=self.spatial_alpha)
         x = overlapping_pooling(x)  # 13×13×128
 
-        x = self.both_towers(x)  # 13×13×256
+        x = self.both_towers(x, before="conv3")  # 13×13×256
         x = nn.relu(self.conv("conv3", 3, padding=1)(x))  # 13×13×192
         x = nn.relu(self.conv("conv4", 3, padding=1, groups=towers)(x))  # 13×13×192
         x = nn.relu(self.conv("conv5", 3, padding=1, groups=towers)(x))  # 13×13×128
         x = overlapping_pooling(x)  # 6×6×128
 
-        x = self.both_towers(x)  # 6×6×256
+        x = self.both_towers(x, before="fc6")  # 6×6×256
+        x = self.all_examples(x)
         x = nn.relu(self.fc("fc6")(x.reshape(x.shape[0], -1)))  # 2048
         x = self.drop(x, rows)
 
-        x = self.both_towers(x)  # 4096
+        x = self.both_towers(x, before="fc7")  # 4096
         x = nn.relu(self.fc("fc7")(x))  # 2048
         x = self.drop(x, rows)
 
         x = self.fc("fc8")(x, combine=self.add_towers)  # 1000, the same in both
         return x.astype(jnp.float32)
 
-    def both_towers(self, x: jax.Array) -> jax.Array:
-        """Fetches the other tower's maps: the kernels that follow read all (§3.2)."""
+    def both_towers(self, x: jax.Array, before: str) -> jax.Array:
+        """Fetches the other tower's maps: the kernels that follow read all (§3.2).
+
+        Units (B, U) come from every device that has some of them.
+        """
+        across = self.unit_axes if x.ndim == 2 else self.unit_axes[:1]
         if self.towers_here == self.towers:
+            across = across[1:]
+        if not across:
             return x
-        return lax.all_gather(x, self.tower_axis, axis=x.ndim - 1, tiled=True)
+        with jax.named_scope(f"exchange_{before}"):
+            return lax.all_gather(x, across, axis=x.ndim - 1, tiled=True)
+
+    def all_examples(self, x: jax.Array) -> jax.Array:
+        """Fetches the examples whose fully-connected layers are computed together."""
+        if self.fc_axis is None:
+            return x
+        with jax.named_scope("exchange_fc6"):
+            return lax.all_gather(x, self.fc_axis, tiled=True)
 
     def add_towers(self, x: jax.Array) -> jax.Array:
         """Sums what each tower contributes to the logits.
 
         fc8 multiplies the 2048 units of each tower where they are: 1000 numbers cross
-        in place of 2048, and none in the backward pass.
+        in place of 2048, and none in the backward pass. Devices that share the layers
+        each keep the sums of their own examples.
         """
-        return x if self.tower_axis is None else lax.psum(x, self.tower_axis)
+        if self.tower_axis is None:
+            return x
+        with jax.named_scope("exchange_fc8"):
+            if self.fc_axis is not None:
+                x = lax.psum_scatter(x, self.fc_axis, tiled=True)
+            return lax.psum(x, self.tower_axis)
+
+    @property
+    def unit_axes(self) -> tuple[str, ...]:
+        """Mesh axes along which units lie: towers first, then slices of a tower."""
+        return tuple(axis for axis in (self.tower_axis, self.fc_axis) if axis)
 
     def normalise(self, x: jax.Array) -> jax.Array:
         """§3.3 with this network's constants."""
@@ -144,11 +181,20 @@ class AlexNet(nn.Module):
         """§4.2: a random half of the units in training, all of them halved at test."""
         if rows is None:
             return x * (1 - self.dropout_rate)
-        towers = jnp.arange(self.towers_here)
+        towers, first = jnp.arange(self.towers_here), jnp.array(0)
         if self.tower_axis is not None:
             towers += self.towers_here * lax.axis_index(self.tower_axis)
-        key = self.make_rng("dropout")
-        return dropout(x, key, rows, rate=self.dropout_rate, towers=towers)
+        if self.fc_axis is not None:
+            first += x.shape[-1] * lax.axis_index(self.fc_axis)
+        return dropout(
+            x,
+            self.make_rng("dropout"),
+            rows,
+            rate=self.dropout_rate,
+            towers=towers,
+            units=x.shape[-1] * self.fc_parts // self.towers_here,
+            first=first,
+        )
 
     def conv(
         self, name: str, size: int, stride: int = 1, padding: int = 0, groups: int = 1
@@ -170,7 +216,8 @@ class AlexNet(nn.Module):
     def fc(self, name: str) -> "FullyConnected":
         """A fully-connected layer: the part of its units that lives here."""
         layer = LAYERS.index(name)
-        here = [units * self.towers_here // self.towers for units in self.units]
+        parts = self.towers // self.towers_here * self.fc_parts
+        here = [units // parts for units in self.units]
         return FullyConnected(
             units=[*here, self.classes][layer - LAYERS.index("fc6")],
             stddev=self.stddevs[layer],

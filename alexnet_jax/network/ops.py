@@ -146,28 +146,38 @@ def overlapping_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Arr
 
 
 def dropout(
-    x: jax.Array, key: jax.Array, rows: jax.Array, *, rate: float, towers: jax.Array
+    x: jax.Array,
+    key: jax.Array,
+    rows: jax.Array,
+    *,
+    rate: float,
+    towers: jax.Array,
+    units: int | None = None,
+    first: int | jax.Array = 0,
 ) -> jax.Array:
     """Zeroes units with probability `rate` and does not rescale the rest (§4.2).
 
     The mask of a unit depends on the key, on the example's position in the global
-    batch and on the tower, never on the device that computes it.
+    batch and on its place in its tower, never on the device that computes it.
 
     Args:
-        x: (B, towers · U).
+        x: (B, U), some of the units of these towers.
         key: this update's and this layer's random key.
         rows: int32 (B,), positions of the examples in the global batch.
         rate: the probability of zero.
-        towers: int32 (T,), which towers these units are, side by side.
+        towers: int32 (T,), the towers that x has units of, side by side.
+        units: of each of these towers; None where x has all of them.
+        first: where x begins among their T · units.
     """
-    units = x.shape[-1] // towers.shape[0]
+    units = units or x.shape[-1] // towers.shape[0]
 
     def one_mask(row: jax.Array, tower: jax.Array) -> jax.Array:
         own = jax.random.fold_in(jax.random.fold_in(key, row), tower)
         return jax.random.bernoulli(own, 1 - rate, (units,))
 
     masks = jax.vmap(jax.vmap(one_mask, (None, 0)), (0, None))(rows, towers)
-    return jnp.where(masks.reshape(x.shape), x, 0)
+    masks = masks.reshape(rows.shape[0], -1)
+    return jnp.where(lax.dynamic_slice_in_dim(masks, first, x.shape[-1], 1), x, 0)
 
 
 def _on_cpu() -> bool:
