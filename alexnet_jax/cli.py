@@ -127,10 +127,12 @@ def _refuse(error: object) -> int:
     return 2
 
 
-def define_config() -> Any:
+def define_config(default: str | None = None) -> Any:
     """Defines --config=configs/X.py and its --config.key=value."""
     return config_flags.DEFINE_config_file(
-        "config", None, "A file of configs/; any key of it can follow as --config.key="
+        "config",
+        default,
+        "A file of configs/; any key of it can follow as --config.key=",
     )
 
 

@@ -125,12 +125,28 @@ def _summed(function, parts: Any) -> Any:
     return jax.lax.scan(add, nothing, parts)[0]
 
 
+def batch_shapes(batch_size: int, crop: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch of `data.loader.training_batches`."""
+    shapes = {
+        "image": ((batch_size, crop, crop, 3), "uint8"),
+        "crop": ((batch_size, 2), "int32"),
+        "flip": ((batch_size,), "bool"),
+        "colour_offset": ((batch_size, 3), "float32"),
+        "scale": ((batch_size,), "float32"),
+        "label": ((batch_size,), "int32"),
+        "weight": ((batch_size,), "float32"),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
 def training_pixels(batch: dict, mean_image: jax.Array, mean_at: str) -> jax.Array:
     """Crops of grey levels → mean-free, reflected, colour-shifted pixels (§4.1).
 
     Args:
-        batch: image uint8 (B, c, c, 3), crop int32 (B, 2), flip bool (B,),
-            colour_offset float32 (B, 3), scale float32 (B,).
+        batch: see `batch_shapes`.
         mean_image: float32 (S, S, 3).
         mean_at: 'crop' subtracts the mean image where the crop was taken, as §2 reads;
             'centre' its central window from every crop, as the 2012 code did (facts 6).

@@ -1,7 +1,6 @@
 """The training loop, and only the loop."""
 
 import dataclasses
-import functools
 import math
 import signal
 import time
@@ -28,9 +27,10 @@ from alexnet_jax.feed import Feed
 from alexnet_jax.inference import Model
 from alexnet_jax.metrics import MetricsFile, Sums
 from alexnet_jax.network.alexnet import LAYERS
-from alexnet_jax.optimizer import Plateau, Rates, momentum_with_decay
+from alexnet_jax.optimizer import Plateau, Rates
+from alexnet_jax.program import make_program
 from alexnet_jax.progress import Progress, parameter_table
-from alexnet_jax.step import State, initial_state, make_train_step, state_shardings
+from alexnet_jax.step import State
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
@@ -100,24 +100,14 @@ class Run:
             config, statistics, len(training)
         )
         self.mean_image = parallel.everywhere(mesh, statistics.mean_image)
-        self.optimizer = momentum_with_decay(
-            config.optimizer.momentum, config.optimizer.weight_decay
-        )
-        self.network = experiment.make_network(config, len(training.classes))
-        self.train_step = jax.jit(
-            make_train_step(
-                self.network,
-                self.optimizer,
-                mesh,
-                config.seed,
-                config.augment.mean_at,
-                config.accumulation,
-            ),
-            donate_argnums=0,
-        )
+        self.program = make_program(config, len(training.classes), mesh)
         self.probabilities = jax.jit(
             inference.make_probabilities(
-                self.network, mesh, config.augment.crop, 1, config.augment.mean_at
+                self.program.network,
+                mesh,
+                config.augment.crop,
+                1,
+                config.augment.mean_at,
             )
         )
         self.total = experiment.updates(config, len(training))
@@ -135,26 +125,17 @@ class Run:
 
     def first_state(self) -> tuple[State, float]:
         """The state to start from, and the seconds trained before it."""
-        config = self.config
-        initialise = functools.partial(
-            initial_state,
-            self.network,
-            self.optimizer,
-            config.seed,
-            config.augment.crop,
-        )
-        shapes = jax.eval_shape(initialise)
-        shardings = state_shardings(shapes, self.mesh)
-        say(parameter_table(shapes.params))
+        say(parameter_table(self.program.state.params))
         if self.checkpoints.newest is None:
-            return jax.jit(initialise, out_shardings=shardings)(), 0.0
-        state, memory = self.checkpoints.restore(parallel.placed(shapes, shardings))
+            return self.program.initialise(), 0.0
+        state, memory = self.checkpoints.restore(self.program.state)
         before = memory.get("pictures", len(self.training))  # convert knows of none
         if before != len(self.training):
             raise InputError(
-                f"dataset.train={config.dataset.train!r}: has {len(self.training):,} "
-                f"pictures that can be decoded and had {before:,} when {self.workdir}"
-                " was begun; restore them, or give another --workdir"
+                f"dataset.train={self.config.dataset.train!r}: has "
+                f"{len(self.training):,} pictures that can be decoded and had "
+                f"{before:,} when {self.workdir} was begun; restore them, or give "
+                "another --workdir"
             )
         if isinstance(self.schedule, Plateau) and "plateau" in memory:
             self.schedule = self.schedule.with_memory(memory["plateau"])
@@ -193,7 +174,7 @@ class Run:
                 batch = feed.take(busy_with=loss)
                 rates = self.rates(step)
                 before = loss
-                self.state, loss = self.train_step(
+                self.state, loss = self.program.train_step(
                     self.state, batch, self.mean_image, rates
                 )
                 # The devices are busy with this step; now the last one is read.

@@ -19,6 +19,7 @@ FLOORS = (
     {"inference", "step"},
     {"checkpoint", "feed", "limits", "pictures", "progress"},
     {"experiment"},
+    {"program"},
     {"evaluate", "measure", "train"},
     {"benchmark", "convert", "main", "predict", "prepare", "report"},
 )
@@ -28,6 +29,7 @@ KNOW_THE_CONFIG = {
     "experiment",
     "limits",
     "pictures",
+    "program",
     "progress",
     *FLOORS[-2],
     *FLOORS[-1],

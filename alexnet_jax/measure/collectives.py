@@ -1,92 +1,66 @@
-"""What the devices of a mesh say to each other, read from the compiled program.
+"""What each device hears from the others in a training step.
 
-XLA compiles one program for all devices of a mesh; every exchange in it is one of a
-few instructions, which name the groups of devices that take part and, in their
-metadata, the line of the network they come from.
+The step is compiled for the mesh of a config, on any machine and without running it:
+on this one's processor, which XLA is told has as many devices as the mesh.
 """
 
-import itertools
-import math
-import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from jax.sharding import Mesh
+import jax
+import ml_collections
 
+from alexnet_jax import experiment
+from alexnet_jax.measure.program_text import Collective, read_collectives
+from alexnet_jax.program import make_program
 
-class Collective(NamedTuple):
-    """One exchange of a training step.
-
-    Attributes:
-        kind: XLA's name, such as 'all-gather'.
-        axes: of the mesh that it goes along, such as 'tower' or 'data+fc'.
-        direction: 'forward' or 'backward'.
-        carries: the layer before which it stands; 'gradients', or 'counts': single
-            numbers such as the loss.
-        times: in a step; more than 1 where the batch is computed in parts.
-        bytes: that a device receives in a step, by the cheapest algorithm (ring).
-    """
-
-    kind: str
-    axes: str
-    direction: str
-    carries: str
-    times: int
-    bytes: int
+CLASSES = 1000  # of fc8
+PAPERS_FLOATS = 58_624  # between the GPUs for an image, forward (facts.md 2)
 
 
-KIND = re.compile(
-    r"= (?P<type>\(.*?\)|\S+) (?P<kind>all-gather|all-reduce|all-to-all|reduce-scatter"
-    r"|collective-permute|collective-broadcast|ragged-all-to-all)(?P<start>-start)?\("
-)
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
-              "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
-
-
-def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
-    """The exchanges of a compiled step, in its order; none of a device with itself.
+def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Prints the exchanges of a training step.
 
     Args:
-        compiled: what `jax.jit(…).lower(…).compile()` gives.
-        mesh: that it was compiled for.
+        config: its mesh, batch size and network; mesh.data=-1 counts as 1.
+
+    Returns:
+        The JSON object of `benchmark collectives`.
     """
-    return list(read_program(compiled.as_text(), dict(mesh.shape)))
-
-
-def read_program(text: str, mesh_shape: dict[str, int]) -> Iterator[Collective]:
-    """The same from the text of a program, for a mesh of {axis: devices}.
-
-    Raises:
-        ValueError: an exchange between groups of devices that no axes describe.
-    """
-    times = _times_of_computations(text)
-    for computation, line in _lines(text):
-        found = KIND.search(line)
-        if not found:
-            continue
-        groups = _groups(line, math.prod(mesh_shape.values()))
-        if groups.shape[1] == 1:
-            continue
-        size, numbers = _bytes(found["type"])
-        if found["start"] and found["kind"] == "all-gather":  # (operand, result)
-            size -= size // (groups.shape[1] + 1)
-        kind, name = found["kind"], _name(line)
-        repeated = times[computation]
-        yield Collective(
-            kind=kind,
-            axes=_axes(groups, mesh_shape),
-            direction="backward" if "transpose(" in name else "forward",
-            carries=_carries(name, numbers),
-            times=repeated,
-            bytes=repeated * _received(kind, size, groups.shape[1]),
+    if config.mesh.data == -1:
+        config.mesh.data = 1
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", config.mesh.data * config.mesh.tower)
+    experiment.check(config)
+    mesh = experiment.make_mesh(config)
+    found = read_collectives(make_program(config, CLASSES, mesh).compile(), mesh)
+    images = config.batch_size // config.mesh.data
+    shape = "×".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+    print(
+        f"mesh of {shape}, batch of {config.batch_size:,}, {images:,} images a copy\n"
+        f"{table(found)}"
+    )
+    result = {"mesh": dict(mesh.shape), "batch_size": config.batch_size}
+    if config.mesh.tower > 1:
+        heard = sum(
+            c.bytes for c in found if c.direction == "forward" and c.axes == "tower"
         )
+        width = 2 if config.precision == "bfloat16" else 4
+        floats = heard * config.mesh.tower // images // width
+        print(
+            f"between the towers, forward: {floats:,} floats an image "
+            f"(the paper's GPUs: {PAPERS_FLOATS:,})"
+        )
+        result["tower_floats_per_image"] = floats
+    return {**result, **totals(found)}
 
 
 def table(found: list[Collective]) -> str:
     """A line an exchange, for people."""
     if not found:
-        return "no exchange between devices"
+        return (
+            "no exchange between devices; --config.mesh.tower=2 puts each tower on a "
+            "device of its own"
+        )
     head = f"{'':9}{'exchange':20}{'axis':11}{'carries':11}{'times':>6}"
     rows = [f"{head}{'bytes per device':>18}"]
     for c in found:
@@ -106,134 +80,3 @@ def totals(found: list[Collective]) -> dict[str, Any]:
         total["count"] += c.times
         total["bytes"] += c.bytes
     return summed
-
-
-def _received(kind: str, size: int, devices: int) -> int:
-    """Bytes that one of so many devices receives for a result of so many bytes."""
-    others = devices - 1
-    if kind == "reduce-scatter":
-        return size * others  # the result is its own part of the sum
-    if kind == "all-reduce":
-        return 2 * size * others // devices  # reduce-scatter, then all-gather
-    if kind in ("all-gather", "all-to-all", "ragged-all-to-all"):
-        return size * others // devices
-    return size
-
-
-def _carries(name: str, numbers: int) -> str:
-    if exchange := re.search(r"exchange_(\w+)", name):
-        return exchange[1]
-    return "counts" if numbers <= 8 else "gradients"
-
-
-def _name(line: str) -> str:
-    name = re.search(r'op_name="([^"]*)"', line)
-    return name[1] if name else ""
-
-
-def _bytes(type_text: str) -> tuple[int, int]:
-    """Bytes, and how many numbers, of 'f32[128,4096]' or a tuple of such."""
-    size = numbers = 0
-    for item, shape in re.findall(r"(\w+)\[([\d,]*)\]", type_text):
-        count = math.prod(int(n) for n in shape.split(",") if n)
-        size += count * ITEM_BYTES[item]
-        numbers += count
-    return size, numbers
-
-
-def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """(computation, instruction) of every line."""
-    computation = ""
-    for line in text.splitlines():
-        if opened := re.match(r"(?:ENTRY )?%?(\S+) .*\{$", line):
-            computation = opened[1]
-        else:
-            yield computation, line
-
-
-def _times_of_computations(text: str) -> dict[str, int]:
-    """How often each computation runs in a step: those of loops run more than once."""
-    callers: dict[str, tuple[str, int]] = {}
-    computations = set()
-    for computation, line in _lines(text):
-        computations.add(computation)
-        rounds = 1
-        if " while(" in line:
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            rounds = int(known[1]) if known else 1
-        for called in re.findall(r"(?:body|to_apply|calls)=%?([\w.\-]+)", line):
-            callers[called] = (computation, rounds)
-
-    def times(computation: str) -> int:
-        if computation not in callers:
-            return 1
-        caller, rounds = callers[computation]
-        return rounds * times(caller)
-
-    return {computation: times(computation) for computation in computations}
-
-
-def _groups(line: str, devices: int) -> np.ndarray:
-    """(groups, devices in each), from XLA's three ways of writing them."""
-    if "source_target_pairs" in line:
-        return np.arange(devices)[None]
-    text = re.search(
-        r"replica_groups=(mesh\[.*?\].*? \{.*?\}|\{\{.*?\}\}|\{\}|\[\S+\]\S*?)(?:,|$)",
-        line,
-    )
-    if not text:
-        raise ValueError(f"an exchange between unknown devices: {line.strip()}")
-    return device_groups(text[1], devices)
-
-
-def device_groups(text: str, devices: int) -> np.ndarray:
-    """(groups, devices in each) of a list such as '{{0,1},{2,3}}' ('{}': all in one),
-    of '[2,2]<=[2,2]T(1,0)', or of axes of a mesh that the compiler made:
-    "mesh['axis_0'=2,'axis_1'=2] {'axis_0'}".
-    """
-    if text == "{}":
-        return np.arange(devices)[None]
-    if text.startswith("{{"):
-        return np.array(_integers(text)).reshape(text.count("{") - 1, -1)
-    if not text.startswith("mesh"):
-        shape, _, ids = text.partition("<=")
-        return _device_ids(ids).reshape(_integers(shape))
-    found = re.match(r"mesh\[(.*?)\](?:, device_ids=\((.*)\))? \{(.*)\}", text)
-    assert found, text
-    axes, ids, along = found.groups()
-    names, sizes = re.findall(r"'(\w+)'", axes), _integers(axes)
-    own = [names.index(name) for name in re.findall(r"'(\w+)'", along)]
-    others = [axis for axis in range(len(names)) if axis not in own]
-    placed = (_device_ids(ids) if ids else np.arange(devices)).reshape(sizes)
-    members = math.prod(sizes[axis] for axis in own)
-    return placed.transpose(others + own).reshape(-1, members)
-
-
-def _device_ids(text: str) -> np.ndarray:
-    """Devices in the order of '[2,2]T(1,0)', '[4]' or '0,1,3,2'."""
-    shape, _, order = text.partition("T")
-    sizes = _integers(shape)
-    if not text.startswith("["):
-        return np.array(sizes)
-    ids = np.arange(math.prod(sizes)).reshape(sizes)
-    return ids.transpose(_integers(order) or None).ravel()
-
-
-def _integers(text: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"(?<![\w])\d+", text)]
-
-
-def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> str:
-    """The axes of the mesh along which these groups lie, such as 'data+fc'."""
-    names = [name for name, size in mesh_shape.items() if size > 1]
-    ids = np.arange(groups.size).reshape([mesh_shape[name] for name in names])
-    wanted = {frozenset(group) for group in groups.tolist()}
-    for count in range(1, len(names) + 1):
-        for along in itertools.combinations(range(len(names)), count):
-            if math.prod(ids.shape[axis] for axis in along) != groups.shape[1]:
-                continue
-            others = [axis for axis in range(len(names)) if axis not in along]
-            lines = ids.transpose(*others, *along).reshape(-1, groups.shape[1])
-            if {frozenset(line) for line in lines.tolist()} == wanted:
-                return "+".join(names[axis] for axis in along)
-    raise ValueError(f"groups {groups.tolist()} along no axes of {mesh_shape}")

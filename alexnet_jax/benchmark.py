@@ -1,0 +1,32 @@
+"""App: what the program does with a machine, beside limits measured in the same run.
+
+python -m alexnet_jax.benchmark collectives --config=configs/paper.py \
+    --config.mesh.data=128 --config.mesh.tower=2 --config.batch_size=32768
+
+prints for people, and as its last line one JSON object.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexnet_jax import cli
+from alexnet_jax.errors import InputError
+from alexnet_jax.measure import collectives
+
+MEASUREMENTS = {"collectives": collectives.measure}
+PAPER = Path(__file__).parents[1] / "configs" / "paper.py"
+
+
+if __name__ == "__main__":
+    CONFIG = cli.define_config(str(PAPER))
+
+    def main(argv: Sequence[str]) -> None:
+        """Measures one thing."""
+        if len(argv) < 2:
+            raise InputError(f"say what to measure: {', '.join(MEASUREMENTS)}")
+        cli.no_more_arguments(argv[1:])
+        measure = MEASUREMENTS[cli.one_of(argv[1], list(MEASUREMENTS), "benchmark")]
+        print(json.dumps(measure(CONFIG.value)))
+
+    cli.run(main)
