@@ -10,6 +10,7 @@ per-device program under `shard_map` the compiled forward pass talks at the pape
 places and nowhere else.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -161,22 +162,23 @@ def own_part(mesh: Mesh) -> tuple[int, int]:
     Processes that hold towers of the same copies feed them the same examples.
 
     Raises:
-        InputError: the mesh has no device of this process, or the processes' devices
-            do not divide the batch into equal parts.
+        InputError: in every process, where one has no device in the mesh or they do
+            not divide the batch into equal parts.
     """
     copies = mesh.devices.reshape(-1, mesh.shape[TOWER])
-    owners = [{device.process_index for device in copy} for copy in copies]
-    own = [i for i, owner in enumerate(owners) if jax.process_index() in owner]
-    here = max(len(own), 1)
-    blocks = [owners[i : i + here] for i in range(0, len(owners), here)]
-    if not own or own[0] % here or any(b.count(b[0]) != len(b) for b in blocks):
+    owners = [frozenset(device.process_index for device in copy) for copy in copies]
+    blocks = [(owner, len(list(same))) for owner, same in itertools.groupby(owners)]
+    holders = sorted(process for owner, _ in blocks for process in owner)
+    even = len({length for _, length in blocks}) == 1
+    if not even or holders != list(range(jax.process_count())):
         raise InputError(
             f"mesh.data={len(copies)}, mesh.tower={mesh.shape[TOWER]}: does not spread "
             f"evenly over the {jax.process_count()} processes with "
             f"{jax.local_device_count()} device(s) each; every process must hold the "
             "same whole number of copies, or of towers of one copy"
         )
-    return own[0] // here, len(blocks)
+    here = [jax.process_index() in owner for owner, _ in blocks]
+    return here.index(True), len(blocks)
 
 
 def in_parts(mesh: Mesh, batch: dict[str, jax.Array], parts: int) -> dict[str, Any]:

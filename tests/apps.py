@@ -21,14 +21,21 @@ class Answer(NamedTuple):
     err: str
 
 
-def start_app(folder: Path, name: str, *arguments: object):
+def start_app(
+    folder: Path,
+    name: str,
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+):
     """`python -m alexnet_jax.NAME ARGUMENTS`, run in the repository.
 
     What it prints goes to the files 'out' and 'err' of a folder.
     """
     argv = [name, *map(str, arguments)]
     files = [folder / "out", folder / "err"]
-    process = _context.Process(target=_main, args=(f"alexnet_jax.{name}", argv, files))
+    process = _context.Process(
+        target=_main, args=(f"alexnet_jax.{name}", argv, files, environment or {})
+    )
     process.start()
     return process
 
@@ -52,7 +59,10 @@ def refusal(name: str, *arguments: object) -> str:
     return lines[0]
 
 
-def _main(module: str, argv: list[str], files: list[Path]) -> None:
+def _main(
+    module: str, argv: list[str], files: list[Path], environment: dict[str, str]
+) -> None:
+    os.environ.update(environment)
     for descriptor, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(ROOT)

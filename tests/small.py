@@ -35,9 +35,11 @@ def small_pixels(batch_size: int, side: int = SIDE) -> np.ndarray:
     return levels.astype(np.float32) - 127
 
 
-def small_batch(batch_size: int, margin: int = 8) -> dict[str, np.ndarray]:
+def small_batch(
+    batch_size: int, margin: int = 8, seed: int = 6
+) -> dict[str, np.ndarray]:
     """What `data.loader.training_batches` gives, from pictures `margin` larger."""
-    rng = np.random.default_rng(6)
+    rng = np.random.default_rng(seed)
     return {
         "image": rng.integers(0, 256, (batch_size, SIDE, SIDE, 3)).astype(np.uint8),
         "crop": rng.integers(0, margin + 1, (batch_size, 2)).astype(np.int32),

@@ -40,7 +40,7 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         f"{table(found)}"
     )
     result = {"mesh": dict(mesh.shape), "batch_size": config.batch_size}
-    if config.mesh.tower > 1:
+    if config.mesh.tower > 1 and config.mesh.fc == 1:
         heard = sum(
             c.bytes for c in found if c.direction == "forward" and c.axes == "tower"
         )

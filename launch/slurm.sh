@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=alexnet
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=08:00:00
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+#SBATCH --output=alexnet-%j.log
+#SBATCH --open-mode=append
+# Trains on GPU nodes under Slurm, with one process for each GPU.
+#
+#   sbatch launch/slurm.sh --config=configs/paper.py --workdir=/shared/runs/paper \
+#       --config.dataset.train=/shared/train --config.dataset.validation=/shared/val
+#
+# The arguments are those of alexnet_jax.main. Needs, on every node, this repository in
+# the folder that sbatch was called in with its environment in .venv (jax[cuda13]
+# among it), and a disk that all nodes share for --workdir. Change the numbers above, or
+# give them to sbatch: as many tasks as GPUs.
+#
+# Three minutes before its time is up the job saves a checkpoint; it and a job that Slurm
+# puts back in the queue go on there when started again. Where one process dies, all end.
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:?start it with sbatch}"
+# shellcheck disable=SC1091 # made by whoever installs
+[[ -d .venv ]] && source .venv/bin/activate
+exec srun --kill-on-bad-exit=1 python -m alexnet_jax.main --coordinator=auto "$@"

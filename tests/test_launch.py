@@ -1,0 +1,110 @@
+"""The launch scripts are sound, and the local one does what its header says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import finished_run, logged, tiny_config, tiny_flags
+
+from alexnet_jax.train import train
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_pass_shellcheck(script):
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert os.access(script, os.X_OK)
+
+
+def start(script: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    """A launch script, run in the repository with this Python."""
+    here = Path(sys.executable).parent
+    return subprocess.Popen(
+        [ROOT / "launch" / script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{here}:{os.environ['PATH']}", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_local_names_the_process_that_died_and_ends_the_others(tmp_path):
+    workdir = tmp_path / "run"
+    flags = tiny_flags(workdir, {"mesh.data": 2})
+    launched = start("local.sh", "2", *flags, PORT="12329", XLA_FLAGS="")
+    while not (workdir / "metrics.jsonl").exists():
+        assert launched.poll() is None, launched.communicate()
+        time.sleep(0.05)
+    children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children")
+    second = int(children.read_text().split()[1])
+    assert b"--process=1" in Path(f"/proc/{second}/cmdline").read_bytes()
+    os.kill(second, signal.SIGKILL)
+    _, errors = launched.communicate(timeout=60)
+    assert launched.returncode == 137
+    assert "error: process 1 of 2 ended with status 137" in errors
+    assert train(tiny_config(), workdir) is None
+    ours, theirs = logged(workdir), logged(finished_run())
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for our, their in zip(ours, theirs, strict=True):
+        assert our["train/loss"] == pytest.approx(their["train/loss"], rel=1e-5)
+
+
+def test_local_and_tpu_say_what_they_need():
+    launched = start("local.sh", "--config=configs/paper.py")
+    _, errors = launched.communicate()
+    assert launched.returncode == 2
+    assert "the first argument is the number of processes" in errors
+    launched = start("tpu_vm.sh", "--config=configs/paper.py")
+    _, errors = launched.communicate()
+    assert launched.returncode == 2
+    assert "NAME ZONE" in errors
+    launched = start("gpu_node.sh", JAX_PLATFORMS="cpu")
+    _, errors = launched.communicate()
+    assert launched.returncode == 2
+    assert "JAX finds no GPU here" in errors
+
+
+def test_every_tpu_worker_gets_the_arguments_as_they_were_given(tmp_path):
+    told = tmp_path / "told"
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"print(json.dumps(sys.argv[1:]), file=open({str(told)!r}, 'a'))\n"
+    )
+    gcloud.chmod(0o755)
+    arguments = ["--config=configs/paper.py", "--workdir=/mnt/it's here", "$HOME"]
+    launched = start(
+        "tpu_vm.sh",
+        "pod",
+        "zone-b",
+        *arguments,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+    )
+    _, errors = launched.communicate()
+    assert launched.returncode == 0, errors
+    copy, install, run = map(json.loads, told.read_text().splitlines())
+    assert copy[3] == "scp"
+    assert not Path(copy[4]).exists()  # the archive was for them only
+    for call in (copy, install, run):
+        assert {"--zone=zone-b", "--worker=all"} <= set(call)
+    # What a shell at the other end makes of it.
+    command = run[-1].removeprefix("--command=").replace("exec ", "printf '%s\\n' ")
+    (tmp_path / "alexnet_jax").mkdir()
+    heard = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert heard.stdout.splitlines()[-3:] == arguments
+    assert "--coordinator=auto" in heard.stdout
