@@ -7,6 +7,7 @@ import pytest
 from runs import contents, finished_run, tiny_config
 
 from alexnet_jax import experiment
+from alexnet_jax.cli import save_config
 from alexnet_jax.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -47,6 +48,9 @@ def test_the_configs_are_accepted(file):
         ("augment.colour_noise_until_epoch", float("nan"), "0 or more"),
         ("steps", -1, "0 or more"),
         ("mesh.data", -2, "-1 or more"),
+        ("mesh.fc", 0, "1 or more"),
+        ("mesh.fc", 3, "network.units=16 does not divide over mesh.tower·mesh.fc=3"),
+        ("accumulation", 0, "1 or more"),
         ("optimizer.drops", ((1.0, 2.0),), "rows of (epoch, weight rate, bias rate)"),
     ],
 )
@@ -120,6 +124,15 @@ def test_a_run_may_be_prolonged_but_not_changed(change, accepted, tmp_path):
     else:
         with pytest.raises(InputError, match=next(iter(change))):
             experiment.settle_config(tiny_config(change), tmp_path, 100)
+
+
+def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
+    config = tiny_config()
+    del config.accumulation, config.mesh.fc
+    save_config(config, tmp_path / "config.json")
+    assert experiment.kept_config(tmp_path) == tiny_config()
+    experiment.settle_config(tiny_config(), tmp_path, 100)
+    assert json.loads((tmp_path / "config.json").read_text())["accumulation"] == 1
 
 
 @pytest.mark.parametrize(

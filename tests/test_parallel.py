@@ -209,3 +209,15 @@ def test_a_mesh_that_cannot_be_is_refused_in_one_line(
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("fc", "parts", "message"),
+    [
+        (3, 1, r"mesh.fc=3: does not divide mesh.data=4; .* one of 1, 2, 4"),
+        (1, 3, r"batch_size=8: .* over mesh.data=4 in accumulation=3 parts"),
+    ],
+)
+def test_sharing_and_parts_that_do_not_divide_are_refused(fc, parts, message):
+    with pytest.raises(InputError, match=message):
+        parallel.make_mesh(4, 2, 2, 8, fc, parts)

@@ -97,10 +97,15 @@ def test_one_signal_is_noted_and_a_second_ctrl_c_acts():
 
 
 def test_mesh_and_logging_may_change(tmp_path):
-    train(tiny_config({"steps": 12}), tmp_path)
-    changes = {"mesh.data": 2, "log_every_steps": 1, "dataset.threads": 1}
-    train(tiny_config(changes), tmp_path)
-    assert [line["step"] for line in logged(tmp_path)[-4:]] == [21, 22, 23, 24]
+    train(tiny_config({"steps": 12, "mesh.data": 2, "mesh.tower": 2}), tmp_path)
+    mesh = {"mesh.data": 4, "mesh.tower": 2, "mesh.fc": 2, "accumulation": 2}
+    train(tiny_config({**mesh, "log_every_steps": 1, "dataset.threads": 1}), tmp_path)
+    lines = {line["step"]: line for line in logged(tmp_path)}
+    assert list(lines)[-4:] == [21, 22, 23, 24]
+    for line in logged(finished_run()):  # on one device
+        if "validation/loss" in line:
+            for name in ("validation/loss", "validation/top1_error"):
+                assert lines[line["step"]][name] == pytest.approx(line[name], rel=1e-5)
     ours, theirs = weights(tmp_path), weights(finished_run())
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
