@@ -32,14 +32,21 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
     jax.config.update("jax_num_cpu_devices", config.mesh.data * config.mesh.tower)
     experiment.check(config)
     mesh = experiment.make_mesh(config)
-    found = read_collectives(make_program(config, CLASSES, mesh).compile(), mesh)
+    compiled = make_program(config, CLASSES, mesh).compile()
+    found = read_collectives(compiled, mesh)
+    sizes = compiled.memory_analysis()
+    memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
     images = config.batch_size // config.mesh.data
     shape = "×".join(f"{size} {axis}" for axis, size in mesh.shape.items())
     print(
         f"mesh of {shape}, batch of {config.batch_size:,}, {images:,} images a copy\n"
-        f"{table(found)}"
+        f"{table(found)}\nmemory of a device: {memory:,} bytes"
     )
-    result = {"mesh": dict(mesh.shape), "batch_size": config.batch_size}
+    result: dict[str, Any] = {
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "memory_bytes": memory,
+    }
     if config.mesh.tower > 1 and config.mesh.fc == 1:
         heard = sum(
             c.bytes for c in found if c.direction == "forward" and c.axes == "tower"
