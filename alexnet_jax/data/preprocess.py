@@ -7,12 +7,13 @@ has the same pixels wherever it is met.
 import io
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 from alexnet_jax.errors import PictureError
 
 
-def decode(data: bytes, name: str) -> Image.Image:
+def decode(data: bytes, name: str) -> np.ndarray:
     """Decode a picture file to RGB, standing upright as its EXIF orientation says.
 
     Greyscale is repeated, CMYK and palettes are converted, 16 bits keep their upper 8,
@@ -23,19 +24,43 @@ def decode(data: bytes, name: str) -> Image.Image:
         data: the bytes of the file.
         name: the picture's name, for messages.
 
+    Returns:
+        height×width×3 uint8.
+
     Raises:
         PictureError: not a picture, or not a whole one.
     """
+    ordinary = _ordinary_jpeg(data)
+    if ordinary is not None:
+        return ordinary
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image)
+            return np.asarray(_rgb(image))
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         reason = "not a known picture format" if data else "the file is empty"
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise PictureError(f"{name}: cannot be decoded: {reason}") from None
+
+
+def _ordinary_jpeg(data: bytes) -> np.ndarray | None:
+    """The pixels of a JPEG as nearly all are; None for what Pillow has to look at.
+
+    Pillow has the same library beneath it and gives the same pixels, in 1.6 times the
+    time (256 pixels, one core) and holding Python's lock for most of it.
+    """
+    if not data.startswith(b"\xff\xd8\xff") or b"Exif\0\0" in data:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        too_large = Image.MAX_IMAGE_PIXELS and height * width > Image.MAX_IMAGE_PIXELS
+        if colours not in ("YCbCr", "Gray") or too_large:
+            return None
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # damaged; Pillow says how
+        return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -47,7 +72,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
+def square(picture: np.ndarray, size: int) -> np.ndarray:
     """Bring the shorter side to `size` and take the central square (§2).
 
     The central square is resized alone, the same result as resizing all of the picture
@@ -55,19 +80,20 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     of this very size is returned as it is.
 
     Args:
-        image: an RGB picture.
+        picture: height×width×3 uint8.
         size: side of the square in pixels.
 
     Returns:
         size×size×3 uint8.
     """
-    if image.size != (size, size):
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box)
-    return np.asarray(image)
+    height, width, _ = picture.shape
+    if (height, width) == (size, size):
+        return picture
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    image = Image.fromarray(picture)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
 
 
 def pixels(record: tuple[str, bytes | np.ndarray, int], size: int) -> np.ndarray:
@@ -77,8 +103,4 @@ def pixels(record: tuple[str, bytes | np.ndarray, int], size: int) -> np.ndarray
         PictureError: the picture cannot be decoded.
     """
     name, image, _ = record
-    if isinstance(image, bytes):
-        return square(decode(image, name), size)
-    if image.shape == (size, size, 3):
-        return image
-    return square(Image.fromarray(image), size)
+    return square(decode(image, name) if isinstance(image, bytes) else image, size)
