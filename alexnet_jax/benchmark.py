@@ -10,16 +10,27 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from absl import flags
+
 from alexnet_jax import cli
 from alexnet_jax.errors import InputError
-from alexnet_jax.measure import collectives
+from alexnet_jax.measure import collectives, input_path
 
-MEASUREMENTS = {"collectives": collectives.measure}
 PAPER = Path(__file__).parents[1] / "configs" / "paper.py"
 
 
 if __name__ == "__main__":
     CONFIG = cli.define_config(str(PAPER))
+    SECONDS = flags.DEFINE_float(
+        "seconds",
+        5.0,
+        "How long input times each side, in each round.",
+        lower_bound=0.01,
+    )
+    MEASUREMENTS = {
+        "input": lambda config: input_path.measure(config, SECONDS.value),
+        "collectives": collectives.measure,
+    }
 
     def main(argv: Sequence[str]) -> None:
         """Measures one thing."""

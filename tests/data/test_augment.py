@@ -84,6 +84,20 @@ def test_position_and_seed_decide_alone():
     assert (one["colour_offset"] != other["colour_offset"]).all()
 
 
+def test_numbers_are_those_of_a_generator_of_its_own_for_each_position():
+    ours = augmentation(chunk=1)
+    for position in (3, 0, 70_000, 3):
+        drawn = ours(position, PICTURE)
+        counter = (0, position, 0, 0)
+        geometry = np.random.Generator(np.random.Philox(key=(7, 1), counter=counter))
+        y, x, flip = geometry.random(3)
+        assert drawn["crop"].tolist() == [int(33 * y), int(33 * x)]
+        assert drawn["flip"] == (flip < 0.5)
+        colour = np.random.Generator(np.random.Philox(key=(7, 2), counter=counter))
+        offset = ours._rotation @ colour.standard_normal(3)
+        np.testing.assert_array_equal(drawn["colour_offset"], offset.astype("f4"))
+
+
 def test_more_offsets_than_positions():
     with pytest.raises(InputError, match=r"augment\.offsets=34: .* has 33 positions"):
         augmentation(offsets=34)(0, PICTURE)
