@@ -58,32 +58,70 @@ class Statistics:
             ) from None
 
 
+@dataclass(eq=False)
+class Sums:
+    """Sums over pictures, in whole numbers: their order does not matter.
+
+    Attributes:
+        count: of the pictures.
+        image: S×S×3 int64, sum of the pixels.
+        products: 3×3 int64, sum over all pixels of the products of two colours.
+    """
+
+    count: int
+    image: np.ndarray
+    products: np.ndarray
+
+    @classmethod
+    def none(cls, size: int) -> "Sums":
+        """Of no pictures, of `size` pixels a side."""
+        return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
+
+    def add(self, picture: np.ndarray) -> None:
+        """Count a picture, S×S×3 uint8."""
+        self.count += 1
+        self.image += picture
+        colours = picture.reshape(-1, 3).astype(np.float64)
+        # float64 is exact up to 2⁵³: a picture of 370,000 pixels a side.
+        self.products += (colours.T @ colours).astype(np.int64)
+
+    def __iadd__(self, other: "Sums") -> "Sums":
+        self.count += other.count
+        self.image += other.image
+        self.products += other.products
+        return self
+
+    def statistics(self) -> Statistics:
+        """Mean image and colour covariance of all that was added, one or more."""
+        pixels = self.count * self.image.shape[0] * self.image.shape[1]
+        stddev, axes = _principal(self.image.sum((0, 1)), self.products, pixels)
+        mean = (self.image / self.count).astype(np.float32)
+        return Statistics(mean, stddev, axes)
+
+
 @dataclass(frozen=True)
 class _SumUp:
-    """Sums over one chunk of pictures, in whole numbers and so in any order."""
+    """Sums over one chunk of pictures."""
 
     source: Source
     size: int
 
     def __call__(self, chunk: int) -> dict:
-        image = np.zeros((self.size, self.size, 3), np.int64)
-        products = np.zeros((3, 3))  # float64 is exact up to 2⁵³: 2 million pictures
+        sums = Sums.none(self.size)
         unreadable = []
         start = chunk * CHUNK
         indices = range(start, min(start + CHUNK, len(self.source)))
         for i in indices:
             try:
-                picture = pixels(self.source[i], self.size)
+                sums.add(pixels(self.source[i], self.size))
             except PictureError as error:
                 unreadable.append((i, str(error)))
-                continue
-            image += picture
-            colours = picture.reshape(-1, 3).astype(np.float64)
-            products += colours.T @ colours
+        # grain would take a list or a dataclass apart.
         return {
-            "count": len(indices),
-            "image": image,
-            "products": products.astype(np.int64),
+            "looked_at": len(indices),
+            "count": sums.count,
+            "image": sums.image,
+            "products": sums.products,
             "unreadable": unreadable,
         }
 
@@ -108,27 +146,22 @@ def survey(
     Raises:
         InputError: no picture can be decoded.
     """
-    image = np.zeros((size, size, 3), np.int64)
-    products = np.zeros((3, 3), np.int64)
+    sums = Sums.none(size)
     unreadable: list[tuple[int, str]] = []
     chunks = grain.MapDataset.range(-(-len(source) // CHUNK)).map(_SumUp(source, size))
     threads = 1 if workers else os.cpu_count() or 1
     bar = tqdm(
         total=len(source), unit=" pictures", desc="statistics", disable=not progress
     )
-    with bar, closing(in_background(chunks, workers, threads)) as sums:
-        for chunk in sums:
-            image += chunk["image"]
-            products += chunk["products"]
+    with bar, closing(in_background(chunks, workers, threads)) as summed:
+        for chunk in summed:
+            sums += Sums(chunk["count"], chunk["image"], chunk["products"])
             unreadable += chunk["unreadable"]
-            bar.update(chunk["count"])
-    count = len(source) - len(unreadable)
-    if not count:
+            bar.update(chunk["looked_at"])
+    if not sums.count:
         reason = f"; {unreadable[0][1]}" if unreadable else ""
         raise InputError(f"none of {len(source)} pictures can be decoded{reason}")
-    stddev, axes = _principal(image.sum((0, 1)), products, count * size * size)
-    mean = (image / count).astype(np.float32)
-    return Statistics(mean, stddev, axes), unreadable
+    return sums.statistics(), unreadable
 
 
 def _principal(
