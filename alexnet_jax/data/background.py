@@ -36,9 +36,13 @@ def in_background(
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """End this worker with the process that started it, even when that is killed."""
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """End this process with the one that started it, even when that is killed."""
     parent = parent_process()
-    assert parent is not None  # grain calls this in its workers
+    assert parent is not None  # called in workers
 
     def follow():
         parent.join()
