@@ -10,7 +10,8 @@ import numpy as np
 from alexnet_jax import processes
 from alexnet_jax.cli import say
 from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.sources import Source, Subset, match_classes, open_source
+from alexnet_jax.data.record import Source, Subset
+from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.data.statistics import Statistics, survey
 from alexnet_jax.errors import InputError, PictureError
 

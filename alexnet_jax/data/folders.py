@@ -59,6 +59,13 @@ class ClassFolders:
         except OSError as error:
             raise PictureError(f"{file}: cannot be read: {error.strerror}") from None
 
+    def relabelled(self, classes: tuple[str, ...], labels: list[int]) -> "ClassFolders":
+        """The same pictures, with labels that count through other classes."""
+        other = copy.copy(self)
+        other.classes = classes
+        other._labels = [labels[label] for label in self._labels]
+        return other
+
     def part(self, start: int, stop: int) -> "ClassFolders":
         """The records from start to stop − 1, without the memory of all others."""
         part = copy.copy(self)

@@ -4,7 +4,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Protocol
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -23,12 +22,6 @@ UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 class DiskError(InputError):
     """A file cannot be written: no space, no right, no disk."""
-
-
-class Divisible(Source, Protocol):
-    """A source of which a part can be sent to a worker."""
-
-    def part(self, start: int, stop: int) -> Source: ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ def write(job: Job) -> Written:
                         (name, image, label), job.image_size, job.encoding
                     )
                 except PictureError as error:
-                    unreadable.append(str(error))
+                    unreadable.append(str(error).removeprefix(job.below))
                     continue
                 writer.write(example(data, label, PurePath(name).name))
                 records += 1

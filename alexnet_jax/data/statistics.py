@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from alexnet_jax.data.background import in_background
 from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.sources import Source
+from alexnet_jax.data.record import Source
 from alexnet_jax.errors import InputError, PictureError
 
 CHUNK = 32  # pictures that a worker sums up before it reports

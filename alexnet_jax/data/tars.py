@@ -104,7 +104,12 @@ class TarPictures:
     def __getitem__(self, i: int) -> Record:
         offset, size = self._spans[i].tolist()
         # pread keeps no position, so that threads share the one descriptor.
-        data = os.pread(self._file, size, offset)
+        try:
+            data = os.pread(self._file, size, offset)
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: cannot be read: {error.strerror}"
+            ) from None
         return Record(f"{self._path}:{self._names[i]}", data, int(self._labels[i]))
 
     def __getstate__(self):
