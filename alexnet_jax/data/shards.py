@@ -135,12 +135,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_whole(file: tuple[Path, str, int]) -> bool:
-    """Whether there is a file with that checksum; it holds so many pictures."""
-    path, checksum, pictures = file
-    whole = path.is_file() and sha256(path) == checksum
-    looked_at(pictures)
-    return whole
+@dataclass(frozen=True)
+class Check:
+    """A finished shard to be looked at once more."""
+
+    shard: Shard
+    folder: Path
+    sha256: str
+
+    def __call__(self) -> tuple[Shard, bool]:
+        """The shard, and whether its file is still what it was."""
+        path = self.folder / self.shard.file
+        whole = path.is_file() and sha256(path) == self.sha256
+        looked_at(self.shard.stop - self.shard.start)
+        return self.shard, whole
 
 
 def to_disk(path: Path) -> None:

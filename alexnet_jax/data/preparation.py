@@ -1,0 +1,377 @@
+"""From the pictures as they were handed out to a folder of prepared ones.
+
+Shards are the units of work: each is written by one process, from consecutive pictures
+in the order of the source (class and name, or number), so that neither the number of
+processes nor an interruption changes a byte. What is finished is noted after every
+shard; sums for the statistics are whole numbers, so that their order does not matter.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from alexnet_jax.data import crew, prepared, records, shards
+from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.originals import Originals
+from alexnet_jax.data.shards import DiskError, Job, Shard
+from alexnet_jax.data.statistics import Sums
+from alexnet_jax.data.unfinished import Unfinished
+from alexnet_jax.errors import InputError, PictureError
+
+SAMPLE = 32  # pictures whose JPEGs are measured before all are made
+BLOCK = 1 << 16  # bytes; an ArrayRecord file is filled up to whole ones
+KEY = "--destination"
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person wants to be made.
+
+    Attributes:
+        source: the folder of the originals.
+        destination: the folder to make, or to go on with.
+        encoding: one of records.ENCODINGS.
+        image_size: side of the squares in pixels.
+        shards: files of each split; 0: as suits the number of pictures.
+        workers: processes.
+    """
+
+    source: Path
+    destination: Path
+    encoding: str
+    image_size: int
+    shards: int
+    workers: int
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes, for people."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+@contextmanager
+def locked(folder: Path, originals: Originals) -> Iterator[None]:
+    """Makes the folder, and keeps any other `prepare` out of it.
+
+    Raises:
+        InputError: it cannot be made, another one is at work in it, or it lies among
+            the pictures that are to be read.
+    """
+    given = f"{KEY}={str(folder)!r}"
+    for place in map(Path.resolve, originals.folders):
+        if place in (folder.resolve(), *folder.resolve().parents):
+            raise InputError(
+                f"{given}: lies in {str(place)!r}, which is to be read; give a folder "
+                "elsewhere"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{given}: cannot be made: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(
+            f"{given}: another `prepare` is at work in it; wait for it or give another "
+            "folder"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+class Preparation:
+    """One folder in the making.
+
+    Attributes:
+        originals: the pictures.
+        wish: what is to be made of them.
+        finished: whether the folder was prepared to its end before.
+        damaged: shards that were finished and are not what they were.
+    """
+
+    def __init__(self, originals: Originals, wish: Wish):
+        """Finds out what is there already; see `locked`.
+
+        Raises:
+            InputError: the folder holds something else, or was made otherwise.
+        """
+        self.originals, self.wish = originals, wish
+        self.damaged: list[Shard] = []
+        self._folder = wish.destination
+        self._shards = [
+            shard
+            for split, pictures in originals.splits.items()
+            for shard in shards.plan(
+                originals.dataset, split, len(pictures), wish.shards
+            )
+        ]
+        self._settings = {
+            "--encoding": wish.encoding,
+            "--image_size": wish.image_size,
+            "--split": ",".join(originals.splits),
+            "--shards": len(self._shards),
+            "pictures": sum(map(len, originals.splits.values())),
+            "Pillow": PIL.__version__,  # another one may encode otherwise
+        }
+        self._state = Unfinished(self._settings, Sums.none(wish.image_size))
+        manifest = prepared.load_manifest(self._folder / prepared.MANIFEST)
+        self.finished = manifest is not None and self._rest_is_whole(manifest)
+        if manifest:
+            self._require_same(manifest["settings"])
+            if self.finished:
+                self._state.written = manifest["shards"]
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """From where an unfinished preparation stopped."""
+        self._settings["--source"] = os.path.realpath(self.wish.source)
+        if state := Unfinished.load(self._folder / prepared.UNFINISHED):
+            self._require_same(state.settings)
+            self._state = state
+            return
+        ours = (prepared.UNFINISHED, shards.UNFINISHED)
+        for name in sorted(os.listdir(self._folder)):
+            if not name.startswith(".") and not name.endswith(ours):
+                raise InputError(
+                    f"{KEY}={str(self._folder)!r}: holds {name!r}, and is no folder "
+                    "that `prepare` began; give an empty or a new one"
+                )
+
+    def _require_same(self, before: dict[str, Any]) -> None:
+        for name, now in self._settings.items():
+            if name in before and before[name] != now:
+                raise InputError(
+                    f"{KEY}={str(self._folder)!r}: was begun with {name}="
+                    f"{before[name]}, not {now}; give the same, or another folder"
+                )
+
+    def _rest_is_whole(self, manifest: dict[str, Any]) -> bool:
+        """Whether all but the shards is what it was."""
+        paths = {self._folder / name: s for name, s in manifest["files"].items()}
+        return all(p.is_file() and shards.sha256(p) == s for p, s in paths.items())
+
+    def finished_shards(self) -> list[Shard]:
+        """The shards that were written before."""
+        return [shard for shard in self._shards if shard.file in self._state.written]
+
+    def missing(self) -> list[Shard]:
+        """The shards that are still to be written."""
+        done = self._state.written.keys() - {shard.file for shard in self.damaged}
+        return [shard for shard in self._shards if shard.file not in done]
+
+    def verify(self, progress: Progress) -> None:
+        """Looks for damaged shards among the finished ones."""
+        checks = [
+            shards.Check(shard, self._folder, self._state.written[shard.file]["sha256"])
+            for shard in self.finished_shards()
+        ]
+        workers = min(self.wish.workers, len(checks))
+        for shard, whole in crew.do(
+            shards.Check.__call__, checks, workers=workers, progress=progress
+        ):
+            if not whole:
+                self.damaged.append(shard)
+
+    def sizes(self) -> dict[str, int]:
+        """About how many bytes the missing shards will have, for each encoding."""
+        missing = self.missing()
+        pictures = sum(shard.stop - shard.start for shard in missing)
+        size = self.wish.image_size
+        each = {"jpeg": self._jpeg_bytes(missing), "raw": 3 * size * size}
+        fixed = len(missing) * 2 * BLOCK
+        return {
+            encoding: pictures * (each[encoding] + records.OVERHEAD) + fixed
+            for encoding in records.ENCODINGS
+        }
+
+    def _jpeg_bytes(self, missing: list[Shard]) -> int:
+        """Of one picture, from a few of them."""
+        sizes: list[int] = []
+        step = max(1, len(missing) // SAMPLE)
+        for i in range(SAMPLE if missing else 0):
+            shard = missing[i * step % len(missing)]
+            source = self.originals.splits[shard.split]
+            where = shard.start + i % (shard.stop - shard.start)
+            try:
+                data, _ = records.encode(source[where], self.wish.image_size, "jpeg")
+            except PictureError:
+                continue
+            sizes.append(len(data))
+        return sum(sizes) // max(1, len(sizes))
+
+    def free(self) -> int:
+        """Bytes that the disk of the destination has left."""
+        return shutil.disk_usage(self._folder).free
+
+    def write(self, progress: Progress) -> None:
+        """Writes what is missing.
+
+        Raises:
+            InputError: it cannot be written, or a damaged shard does not come out as
+                it was. What is finished is kept.
+        """
+        for rest in self._folder.glob(f"*{shards.UNFINISHED}"):
+            rest.unlink()  # of one that was killed
+        missing = self.missing()
+        jobs = map(self._job, missing)
+        workers = min(self.wish.workers, len(missing))
+        try:
+            if not self.finished:
+                self._state.save(self._folder / prepared.UNFINISHED)
+            for written in crew.do(
+                shards.write, jobs, workers=workers, progress=progress
+            ):
+                self._note(written)
+        except DiskError as error:
+            left, free = self.sizes()[self.wish.encoding], self.free()
+            raise DiskError(
+                f"{error}; about {gigabytes(left)} are still to be written, and "
+                f"{gigabytes(free)} are free: make room, then {prepared.AGAIN}"
+            ) from None
+
+    def _job(self, shard: Shard) -> Job:
+        return Job(
+            shard,
+            self.originals.splits[shard.split].part(shard.start, shard.stop),
+            self._folder,
+            f"{self.wish.source}/",
+            self.wish.image_size,
+            self.wish.encoding,
+        )
+
+    def _note(self, written: shards.Written) -> None:
+        before = self._state.written.get(written.shard.file)
+        if before is None:
+            self._state.add(written)
+            self._state.save(self._folder / prepared.UNFINISHED)
+        elif before["sha256"] != written.sha256:
+            raise InputError(
+                f"--source={str(self.wish.source)!r}: its pictures are not those of "
+                f"which {written.shard.file} was made before; give another "
+                f"{KEY}, to make all shards of the same ones"
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Writes all that stands beside the shards; the manifest comes last.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            InputError: a split has no picture that can be decoded.
+        """
+        to_come = self._folder / prepared.UNFINISHED
+        if self.finished:
+            to_come.unlink(missing_ok=True)
+            manifest = prepared.load_manifest(self._folder / prepared.MANIFEST)
+            assert manifest is not None
+            return manifest
+        splits = self._counts()
+        unreadable = [
+            f"{shard.split}\t{why}\n"
+            for shard in self._shards
+            for why in self._state.written[shard.file]["unreadable"]
+        ]
+        names = [prepared.CLASSES, prepared.UNREADABLE]
+        classes = self.originals.classes
+        (self._folder / prepared.CLASSES).write_text("".join(f"{c}\n" for c in classes))
+        (self._folder / prepared.UNREADABLE).write_text("".join(unreadable))
+        if Split.TRAIN in self.originals.splits:
+            statistics = self._state.sums.statistics()
+            statistics.save(self._folder / prepared.STATISTICS)
+            names.append(prepared.STATISTICS)
+        names += self._describe_to_tfds()
+        self._settings.pop("--source")
+        manifest = {
+            "dataset": self.originals.dataset,
+            "settings": self._settings,
+            "splits": splits,
+            "files": {name: shards.sha256(self._folder / name) for name in names},
+            "shards": {
+                shard.file: {
+                    key: self._state.written[shard.file][key]
+                    for key in ("sha256", "bytes", "records")
+                }
+                for shard in self._shards
+            },
+        }
+        temporary = self._folder / f"{prepared.MANIFEST}{shards.UNFINISHED}"
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+        for name in (*names, temporary.name):
+            shards.to_disk(self._folder / name)
+        os.replace(temporary, self._folder / prepared.MANIFEST)
+        shards.to_disk(self._folder)
+        to_come.unlink()
+        return manifest
+
+    def _counts(self) -> dict[str, dict[str, Any]]:
+        """Of each split."""
+        counts: dict[str, dict[str, Any]] = {}
+        for split, pictures in self.originals.splits.items():
+            of_split = [
+                self._state.written[shard.file]
+                for shard in self._shards
+                if shard.split == split
+            ]
+            total = Counter[str]()
+            for written in of_split:
+                total.update({
+                    "records": written["records"],
+                    "unreadable": len(written["unreadable"]),
+                })  # fmt: skip
+            if not total["records"]:
+                raise InputError(
+                    f"--source={str(self.wish.source)!r}: none of the {len(pictures)} "
+                    f"pictures of {split} can be decoded; "
+                    f"{of_split[0]['unreadable'][0]}"
+                )
+            counts[split] = {
+                "pictures": len(pictures),
+                **total,
+                "classes": len(set().union(*(w["classes"] for w in of_split))),
+                "official": self.originals.official(split),
+            }
+        return counts
+
+    def _describe_to_tfds(self) -> list[str]:
+        """Writes what TFDS wants to know, and tells the names of the files."""
+        import tensorflow_datasets as tfds
+
+        split_infos = []
+        for split in self.originals.splits:
+            written = [
+                self._state.written[shard.file]
+                for shard in self._shards
+                if shard.split == split
+            ]
+            split_infos.append(
+                tfds.core.SplitInfo(
+                    name=split.value,
+                    shard_lengths=[w["records"] for w in written],
+                    num_bytes=sum(w["bytes"] for w in written),
+                )
+            )
+        size, encoding = self.wish.image_size, self.wish.encoding
+        tfds.folder_dataset.write_metadata(
+            data_dir=self._folder,
+            features=records.features(encoding, size, self.originals.classes),
+            split_infos=split_infos,
+            supervised_keys=("image", "label"),
+            check_data=False,
+            description=f"{self.originals.dataset} as squares of {size} pixels.",
+        )
+        return ["dataset_info.json", "features.json", "label.labels.txt"]
