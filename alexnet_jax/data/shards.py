@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -107,7 +108,7 @@ def write(job: Job) -> Written:
                 except PictureError as error:
                     unreadable.append(str(error).removeprefix(job.below))
                     continue
-                writer.write(example(data, label, PurePath(name).name))
+                writer.write(example(data, label, re.split("[/:]", name)[-1]))
                 records += 1
                 classes.add(label)
                 if sums is not None:
