@@ -9,6 +9,7 @@ import numpy as np
 
 from alexnet_jax import processes
 from alexnet_jax.cli import say
+from alexnet_jax.data import prepared
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.record import Source, Subset
 from alexnet_jax.data.sources import match_classes, open_source
@@ -67,14 +68,18 @@ def surveyed(
 ) -> tuple[Source, Statistics]:
     """The readable training pictures and their statistics, looked at only once.
 
-    Pictures that cannot be decoded are named in W/unreadable.txt and left out.
+    Where `prepare` looked at them, its statistics are taken. Pictures that cannot be
+    decoded are named in W/unreadable.txt and left out.
     """
     size = config.dataset.image_size
     kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
     if not kept.exists() and processes.first():
-        statistics, unreadable = survey(
-            source, size, workers=config.dataset.workers, progress=True
-        )
+        statistics = _prepared_statistics(config)
+        unreadable: list[tuple[int, str]] = []
+        if statistics is None:
+            statistics, unreadable = survey(
+                source, size, workers=config.dataset.workers, progress=True
+            )
         listed.write_text("".join(f"{i}\t{why}\n" for i, why in unreadable))
         statistics.save(kept)
     processes.meet("statistics.npz")
@@ -90,6 +95,14 @@ def surveyed(
     say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
     left_out = [int(line.split("\t")[0]) for line in lines]
     return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
+
+
+def _prepared_statistics(config: ml_collections.ConfigDict) -> Statistics | None:
+    """What `prepare` found of the same pictures, which can all be decoded."""
+    if config.dataset.source != "records":
+        return None
+    path = prepared.statistics_of(config.dataset.train)
+    return Statistics.load(path) if path else None
 
 
 def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
