@@ -7,10 +7,8 @@ shard; sums for the statistics are whole numbers, so that their order does not m
 """
 
 import fcntl
-import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 import PIL
 
 from alexnet_jax.data import crew, prepared, records, shards
-from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.catalogue import write_catalogue
 from alexnet_jax.data.originals import Originals
 from alexnet_jax.data.shards import DiskError, Job, Shard
 from alexnet_jax.data.statistics import Sums
@@ -274,104 +272,12 @@ class Preparation:
         Raises:
             InputError: a split has no picture that can be decoded.
         """
-        to_come = self._folder / prepared.UNFINISHED
-        if self.finished:
-            to_come.unlink(missing_ok=True)
-            manifest = prepared.load_manifest(self._folder / prepared.MANIFEST)
-            assert manifest is not None
-            return manifest
-        splits = self._counts()
-        unreadable = [
-            f"{shard.split}\t{why}\n"
-            for shard in self._shards
-            for why in self._state.written[shard.file]["unreadable"]
-        ]
-        names = [prepared.CLASSES, prepared.UNREADABLE]
-        classes = self.originals.classes
-        (self._folder / prepared.CLASSES).write_text("".join(f"{c}\n" for c in classes))
-        (self._folder / prepared.UNREADABLE).write_text("".join(unreadable))
-        if Split.TRAIN in self.originals.splits:
-            statistics = self._state.sums.statistics()
-            statistics.save(self._folder / prepared.STATISTICS)
-            names.append(prepared.STATISTICS)
-        names += self._describe_to_tfds()
-        self._settings.pop("--source")
-        manifest = {
-            "dataset": self.originals.dataset,
-            "settings": self._settings,
-            "splits": splits,
-            "files": {name: shards.sha256(self._folder / name) for name in names},
-            "shards": {
-                shard.file: {
-                    key: self._state.written[shard.file][key]
-                    for key in ("sha256", "bytes", "records")
-                }
-                for shard in self._shards
-            },
-        }
-        temporary = self._folder / f"{prepared.MANIFEST}{shards.UNFINISHED}"
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-        for name in (*names, temporary.name):
-            shards.to_disk(self._folder / name)
-        os.replace(temporary, self._folder / prepared.MANIFEST)
-        shards.to_disk(self._folder)
-        to_come.unlink()
-        return manifest
-
-    def _counts(self) -> dict[str, dict[str, Any]]:
-        """Of each split."""
-        counts: dict[str, dict[str, Any]] = {}
-        for split, pictures in self.originals.splits.items():
-            of_split = [
-                self._state.written[shard.file]
-                for shard in self._shards
-                if shard.split == split
-            ]
-            total = Counter[str]()
-            for written in of_split:
-                total.update({
-                    "records": written["records"],
-                    "unreadable": len(written["unreadable"]),
-                })  # fmt: skip
-            if not total["records"]:
-                raise InputError(
-                    f"--source={str(self.wish.source)!r}: none of the {len(pictures)} "
-                    f"pictures of {split} can be decoded; "
-                    f"{of_split[0]['unreadable'][0]}"
-                )
-            counts[split] = {
-                "pictures": len(pictures),
-                **total,
-                "classes": len(set().union(*(w["classes"] for w in of_split))),
-                "official": self.originals.official(split),
-            }
-        return counts
-
-    def _describe_to_tfds(self) -> list[str]:
-        """Writes what TFDS wants to know, and tells the names of the files."""
-        import tensorflow_datasets as tfds
-
-        split_infos = []
-        for split in self.originals.splits:
-            written = [
-                self._state.written[shard.file]
-                for shard in self._shards
-                if shard.split == split
-            ]
-            split_infos.append(
-                tfds.core.SplitInfo(
-                    name=split.value,
-                    shard_lengths=[w["records"] for w in written],
-                    num_bytes=sum(w["bytes"] for w in written),
-                )
+        if not self.finished:
+            settings = {k: v for k, v in self._settings.items() if k != "--source"}
+            write_catalogue(
+                self._folder, self.originals, self._shards, self._state, settings
             )
-        size, encoding = self.wish.image_size, self.wish.encoding
-        tfds.folder_dataset.write_metadata(
-            data_dir=self._folder,
-            features=records.features(encoding, size, self.originals.classes),
-            split_infos=split_infos,
-            supervised_keys=("image", "label"),
-            check_data=False,
-            description=f"{self.originals.dataset} as squares of {size} pixels.",
-        )
-        return ["dataset_info.json", "features.json", "label.labels.txt"]
+        (self._folder / prepared.UNFINISHED).unlink(missing_ok=True)
+        manifest = prepared.load_manifest(self._folder / prepared.MANIFEST)
+        assert manifest is not None
+        return manifest
