@@ -18,7 +18,11 @@ from alexnet_jax.errors import InputError, PictureError
 
 
 def open_pictures(
-    config: ml_collections.ConfigDict, role: str, classes: tuple[str, ...] | None = None
+    config: ml_collections.ConfigDict,
+    role: str,
+    classes: tuple[str, ...] | None = None,
+    *,
+    test: bool = False,
 ) -> Source:
     """The pictures of a config for 'train' or 'validation'.
 
@@ -26,6 +30,7 @@ def open_pictures(
         config: its dataset.* keys.
         role: which of the two.
         classes: of the training, in label order; None where this is the training.
+        test: whether ImageNet's test pictures may be named: for a last word.
     """
     c = config.dataset
     key = f"dataset.{role}"
@@ -37,6 +42,7 @@ def open_pictures(
         image_size=c.image_size,
         seed=config.seed,
         tfds_name=c.tfds_name,
+        test=test,
     )
     return source if classes is None else match_classes(source, classes, key)
 

@@ -68,6 +68,8 @@ def tell(originals: Originals) -> None:
 
 def verify(preparation: Preparation) -> None:
     """Looks once more at what is finished already, and says what is damaged."""
+    if preparation.damaged_beside:
+        say(f"{preparation.damaged_beside}: damaged; all pictures are looked at again")
     finished = preparation.finished_shards()
     if not finished:
         return
@@ -144,8 +146,8 @@ if __name__ == "__main__":
     DESTINATION = flags.DEFINE_string(
         "destination", None, "Folder to make, or to go on with.", required=True
     )
-    SPLIT = flags.DEFINE_multi_enum_class(
-        "split", [], Split, "Which splits, once for each; all that are there."
+    SPLIT = flags.DEFINE_list(
+        "split", [], f"Of {', '.join(Split)}; without it, all that are there."
     )
     ENCODING = flags.DEFINE_enum(
         "encoding", "jpeg", ENCODINGS, "JPEGs are small, raw pixels are read faster."
@@ -175,6 +177,7 @@ if __name__ == "__main__":
             SHARDS.value,
             WORKERS.value,
         )
-        prepare(wish, SPLIT.value)
+        splits = [cli.one_of(name, list(Split), "--split") for name in SPLIT.value]
+        prepare(wish, [Split(name) for name in splits])
 
     cli.run(main)

@@ -25,7 +25,7 @@ from alexnet_jax.data.statistics import Sums
 from alexnet_jax.data.unfinished import Unfinished
 from alexnet_jax.errors import InputError, PictureError
 
-SAMPLE = 32  # pictures whose JPEGs are measured before all are made
+SAMPLE = 100  # pictures whose JPEGs are measured before all are made
 BLOCK = 1 << 16  # bytes; an ArrayRecord file is filled up to whole ones
 KEY = "--destination"
 
@@ -97,6 +97,7 @@ class Preparation:
         originals: the pictures.
         wish: what is to be made of them.
         finished: whether the folder was prepared to its end before.
+        damaged_beside: a file beside the shards that is not what it was, if any.
         damaged: shards that were finished and are not what they were.
     """
 
@@ -107,6 +108,7 @@ class Preparation:
             InputError: the folder holds something else, or was made otherwise.
         """
         self.originals, self.wish = originals, wish
+        self.finished, self.damaged_beside = False, ""
         self.damaged: list[Shard] = []
         self._folder = wish.destination
         self._shards = [
@@ -124,23 +126,25 @@ class Preparation:
             "pictures": sum(map(len, originals.splits.values())),
             "Pillow": PIL.__version__,  # another one may encode otherwise
         }
-        self._state = Unfinished(self._settings, Sums.none(wish.image_size))
+        self._settings_of_source = {"--source": os.path.realpath(wish.source)}
+        self._state = Unfinished(
+            self._settings | self._settings_of_source, Sums.none(wish.image_size)
+        )
         manifest = prepared.load_manifest(self._folder / prepared.MANIFEST)
-        self.finished = manifest is not None and self._rest_is_whole(manifest)
-        if manifest:
+        state = Unfinished.load(self._folder / prepared.UNFINISHED)
+        if manifest is not None:
             self._require_same(manifest["settings"])
-            if self.finished:
-                self._state.written = manifest["shards"]
-        else:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """From where an unfinished preparation stopped."""
-        self._settings["--source"] = os.path.realpath(self.wish.source)
-        if state := Unfinished.load(self._folder / prepared.UNFINISHED):
+            self.damaged_beside = self._beside(manifest)
+            self.finished = not self.damaged_beside
+        if manifest is not None and self.finished:
+            self._state.written = manifest["shards"]
+        elif state is not None:
             self._require_same(state.settings)
             self._state = state
-            return
+        elif manifest is None:
+            self._require_nothing_else()
+
+    def _require_nothing_else(self) -> None:
         ours = (prepared.UNFINISHED, shards.UNFINISHED)
         for name in sorted(os.listdir(self._folder)):
             if not name.startswith(".") and not name.endswith(ours):
@@ -150,17 +154,20 @@ class Preparation:
                 )
 
     def _require_same(self, before: dict[str, Any]) -> None:
-        for name, now in self._settings.items():
+        for name, now in (self._settings | self._settings_of_source).items():
             if name in before and before[name] != now:
                 raise InputError(
                     f"{KEY}={str(self._folder)!r}: was begun with {name}="
                     f"{before[name]}, not {now}; give the same, or another folder"
                 )
 
-    def _rest_is_whole(self, manifest: dict[str, Any]) -> bool:
-        """Whether all but the shards is what it was."""
-        paths = {self._folder / name: s for name, s in manifest["files"].items()}
-        return all(p.is_file() and shards.sha256(p) == s for p, s in paths.items())
+    def _beside(self, manifest: dict[str, Any]) -> str:
+        """The first file beside the shards that is not what it was."""
+        for name, checksum in manifest["files"].items():
+            path = self._folder / name
+            if not path.is_file() or shards.sha256(path) != checksum:
+                return name
+        return ""
 
     def finished_shards(self) -> list[Shard]:
         """The shards that were written before."""
@@ -222,22 +229,31 @@ class Preparation:
             InputError: it cannot be written, or a damaged shard does not come out as
                 it was. What is finished is kept.
         """
-        for rest in self._folder.glob(f"*{shards.UNFINISHED}"):
-            rest.unlink()  # of one that was killed
         missing = self.missing()
         jobs = map(self._job, missing)
         workers = min(self.wish.workers, len(missing))
-        try:
+        with self._told_of_the_disk():
+            for rest in self._folder.glob(f"*{shards.UNFINISHED}"):
+                rest.unlink()  # of one that was killed
             if not self.finished:
                 self._state.save(self._folder / prepared.UNFINISHED)
             for written in crew.do(
                 shards.write, jobs, workers=workers, progress=progress
             ):
                 self._note(written)
-        except DiskError as error:
+
+    @contextmanager
+    def _told_of_the_disk(self) -> Iterator[None]:
+        """Says how much is missing where something cannot be written."""
+        try:
+            yield
+        except (DiskError, OSError) as error:
+            why = str(error)
+            if isinstance(error, OSError):
+                why = f"{self._folder}: cannot be written: {error.strerror or error}"
             left, free = self.sizes()[self.wish.encoding], self.free()
             raise DiskError(
-                f"{error}; about {gigabytes(left)} are still to be written, and "
+                f"{why}; about {gigabytes(left)} are still to be written, and "
                 f"{gigabytes(free)} are free: make room, then {prepared.AGAIN}"
             ) from None
 
@@ -273,10 +289,14 @@ class Preparation:
             InputError: a split has no picture that can be decoded.
         """
         if not self.finished:
-            settings = {k: v for k, v in self._settings.items() if k != "--source"}
-            write_catalogue(
-                self._folder, self.originals, self._shards, self._state, settings
-            )
+            with self._told_of_the_disk():
+                write_catalogue(
+                    self._folder,
+                    self.originals,
+                    self._shards,
+                    self._state,
+                    self._settings,
+                )
         (self._folder / prepared.UNFINISHED).unlink(missing_ok=True)
         manifest = prepared.load_manifest(self._folder / prepared.MANIFEST)
         assert manifest is not None

@@ -72,6 +72,7 @@ def open_source(
     image_size: int,
     seed: int,
     tfds_name: str = "",
+    test: bool = False,
 ) -> Source:
     """Open the pictures that a config names.
 
@@ -84,6 +85,7 @@ def open_source(
         image_size: side in pixels of generated pictures.
         seed: seed of generated pictures.
         tfds_name: `dataset.tfds_name`.
+        test: whether ImageNet's test pictures may be named.
 
     Raises:
         InputError: there are no such pictures, or only one class to train on.
@@ -100,7 +102,7 @@ def open_source(
         prepared.require_size(where, image_size, f"{key}={where!r}")
         source = Tfds(role, key, directory=where)
     elif kind == "tfds":
-        source = Tfds(where, key, name=tfds_name)
+        source = Tfds(where, key, name=tfds_name, test=test)
     elif os.path.isdir(where):
         source = ClassFolders(where, key)
     else:

@@ -36,7 +36,7 @@ class Tfds:
             name: a TFDS data set, such as 'imagenet2012' or 'cifar10:3.0.2', prepared
                 under TFDS_DATA_DIR; or
             directory: the folder of one prepared version, with its dataset_info.json.
-            test: whether the test pictures of ImageNet may be read.
+            test: whether the test pictures of ImageNet may be named.
 
         Raises:
             InputError: not prepared, no such split, or not pictures with one label.

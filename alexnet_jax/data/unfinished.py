@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data.shards import Written, to_disk
+from alexnet_jax.data.shards import UNFINISHED, Written, to_disk
 from alexnet_jax.data.statistics import Sums
 
 
@@ -42,17 +42,20 @@ class Unfinished:
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
         text = json.dumps({"settings": self.settings, "written": self.written})
-        temporary = path.with_suffix(f".{os.getpid()}")
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                text=np.frombuffer(text.encode(), np.uint8),
-                count=self.sums.count,
-                image=self.sums.image,
-                products=self.sums.products,
-            )
-        to_disk(temporary)
-        os.replace(temporary, path)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(
+                    file,
+                    text=np.frombuffer(text.encode(), np.uint8),
+                    count=self.sums.count,
+                    image=self.sums.image,
+                    products=self.sums.products,
+                )
+            to_disk(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         to_disk(path.parent)
 
     @classmethod
