@@ -13,7 +13,8 @@ from alexnet_jax.data import prepared
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.record import Source, Subset
 from alexnet_jax.data.sources import match_classes, open_source
-from alexnet_jax.data.statistics import Statistics, survey
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.survey import survey
 from alexnet_jax.errors import InputError, PictureError
 
 

@@ -23,7 +23,8 @@ from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.preparation import Wish
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.statistics import Statistics, survey
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.survey import survey
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.data.unfinished import Unfinished
 from alexnet_jax.errors import InputError

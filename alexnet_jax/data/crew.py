@@ -13,7 +13,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from alexnet_jax.data.background import follow_parent
+from alexnet_jax.data.parent import follow_parent
 from alexnet_jax.errors import InputError
 
 J = TypeVar("J")
