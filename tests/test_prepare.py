@@ -270,7 +270,7 @@ def test_a_full_disk(source, tmp_path):
             lambda: made(source, full, **raw),
             "train.array_record-00000-of-00001: cannot be written: File too large",
             "are still to be written",
-            "are free: make room, then run `python -m alexnet_jax.prepare` again",
+            "are free: mend that, then run `python -m alexnet_jax.prepare` again",
         )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -24,6 +24,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from tqdm import tqdm
+
 from alexnet_jax.data.tars import Member, TarPictures, walk
 from alexnet_jax.errors import InputError
 
@@ -114,7 +116,9 @@ def _class_tars(year: str, path: Path, classes: tuple[str, ...]) -> TarPictures:
     wanted = f"it must be the tar of class tars, {classes[0]}.tar …, of {year}"
     label_of = {f"{name}.tar": label for label, name in enumerate(classes)}
     found = []
-    for inner in walk(path, given, wanted):
+    inner_tars = walk(path, given, wanted)
+    shown = tqdm(inner_tars, path.name, unit=" class tars", disable=None)  # minutes
+    for inner in shown:
         name = PurePosixPath(inner.name).name
         if inner.isdir():
             continue

@@ -254,7 +254,7 @@ class Preparation:
             left, free = self.sizes()[self.wish.encoding], self.free()
             raise DiskError(
                 f"{why}; about {gigabytes(left)} are still to be written, and "
-                f"{gigabytes(free)} are free: make room, then {prepared.AGAIN}"
+                f"{gigabytes(free)} are free: mend that, then {prepared.AGAIN}"
             ) from None
 
     def _job(self, shard: Shard) -> Job:
