@@ -11,7 +11,8 @@ import numpy as np
 from alexnet_jax.data.record import Record
 from alexnet_jax.errors import InputError
 
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
+GZIP = b"\x1f\x8b"
+COMPRESSED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
 
 
 class Member(NamedTuple):

@@ -1,10 +1,11 @@
 import csv
+import gzip
 import io
 import tarfile
 
 import numpy as np
 import pytest
-from pictures import class_tars, numbered_tar, tar_bytes
+from pictures import class_tars, drawn, encoded, numbered_tar, tar_bytes
 from scipy.io import savemat
 
 from alexnet_jax.data.ilsvrc import Split, official_classes, open_tar, tars_in
@@ -164,6 +165,17 @@ def test_ilsvrc2010(of_2010):
     assert [r.label for r in validation] == [1, 2, 0, 1]
     assert [r.label for r in test] == [0, 0, 2]
     assert test[2].name.endswith(":ILSVRC2010_test_00000003.JPEG")
+
+
+def test_single_pictures_may_be_compressed(tmp_path):
+    # Some of ILSVRC2010 are.
+    picture = encoded(drawn(0), "JPEG")
+    packed = gzip.compress(picture)
+    files = {"1.JPEG": picture, "2.JPEG": packed, "3.JPEG": packed[:-9]}
+    tar = tar_bytes({f"{TENCH}.tar": tar_bytes(files)})
+    (tmp_path / TRAIN).write_bytes(tar)
+    found = [record.image for record in opened(tmp_path, Split.TRAIN)]
+    assert found == [picture, picture, packed[:-9]]
 
 
 def test_ilsvrc2010_needs_its_devkit(of_2010):
