@@ -1,7 +1,10 @@
 """Plain tars, read in place: members are found once, then read by their position."""
 
+import contextlib
+import gzip
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -111,6 +114,9 @@ class TarPictures:
             raise InputError(
                 f"{self._path}: cannot be read: {error.strerror}"
             ) from None
+        if data.startswith(GZIP):  # as some pictures of ILSVRC2010 are
+            with contextlib.suppress(OSError, EOFError, zlib.error):
+                data = gzip.decompress(data)
         return Record(f"{self._path}:{self._names[i]}", data, int(self._labels[i]))
 
     def __getstate__(self):
