@@ -25,8 +25,9 @@ from tqdm import tqdm
 from alexnet_jax import cli
 from alexnet_jax.cli import say
 from alexnet_jax.data.ilsvrc import CLASSES, Split
+from alexnet_jax.data.lock import locked
 from alexnet_jax.data.originals import Originals, open_originals
-from alexnet_jax.data.preparation import Preparation, Wish, gigabytes, locked
+from alexnet_jax.data.preparation import Preparation, Wish, gigabytes
 from alexnet_jax.data.prepared import UNREADABLE
 from alexnet_jax.data.records import ENCODINGS
 from alexnet_jax.errors import InputError
@@ -46,7 +47,7 @@ def prepare(wish: Wish, splits: Sequence[Split] = ()) -> None:
     started = time.perf_counter()
     originals = open_originals(wish.source, splits)
     tell(originals)
-    with locked(wish.destination, originals):
+    with locked(wish.destination, originals.folders):
         preparation = Preparation(originals, wish)
         verify(preparation)
         missing = sum(s.stop - s.start for s in preparation.missing())

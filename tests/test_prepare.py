@@ -332,7 +332,7 @@ def test_the_miniature_imagenet(shared_data, tmp_path, capsys):
 
 def test_the_test_pictures_are_for_a_last_word(tmp_path, monkeypatch):
     out = prepared_with(tmp_path, {"train": 3, "test": 4})
-    refused(lambda: records(out, "validation"), "test pictures of ILSVRC2010", "never")
+    refused(lambda: records(out, "validation"), "no validation", "only train, test")
     assert len(records(out)) == 4
     # By name, as TFDS knows it.
     place = tmp_path / "tfds" / "ilsvrc2010" / "1.0.0"
@@ -347,8 +347,17 @@ def test_the_test_pictures_are_for_a_last_word(tmp_path, monkeypatch):
 
 def test_only_test_pictures(tmp_path):
     out = prepared_with(tmp_path, {"test": 4})
-    refused(lambda: records(out, "validation"), "last word")
+    refused(lambda: records(out, "validation"), "no validation", "only test")
     refused(lambda: records(out, "train"), out, "train")
+
+
+def test_a_folder_without_validation_pictures(source, tmp_path):
+    (source / "val").rename(source / "test")
+    made(source, tmp_path / "out")
+    assert len(records(tmp_path / "out", "validation")) == 6  # of no ImageNet
+    shutil.rmtree(source / "test")
+    made(source, tmp_path / "train")
+    refused(lambda: records(tmp_path / "train", "validation"), "only train")
 
 
 def test_records_that_do_not_fit_the_config(source, tmp_path):

@@ -6,7 +6,6 @@ processes nor an interruption changes a byte. What is finished is noted after ev
 shard; sums for the statistics are whole numbers, so that their order does not matter.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import PIL
 
 from alexnet_jax.data import crew, prepared, records, shards
 from alexnet_jax.data.catalogue import write_catalogue
+from alexnet_jax.data.lock import KEY
 from alexnet_jax.data.originals import Originals
 from alexnet_jax.data.shards import DiskError, Job, Shard
 from alexnet_jax.data.statistics import Sums
@@ -27,8 +27,6 @@ from alexnet_jax.errors import InputError, PictureError
 
 SAMPLE = 100  # pictures whose JPEGs are measured before all are made
 BLOCK = 1 << 16  # bytes; an ArrayRecord file is filled up to whole ones
-KEY = "--destination"
-
 Progress = Callable[[int], object]
 
 
@@ -58,38 +56,6 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-@contextmanager
-def locked(folder: Path, originals: Originals) -> Iterator[None]:
-    """Makes the folder, and keeps any other `prepare` out of it.
-
-    Raises:
-        InputError: it cannot be made, another one is at work in it, or it lies among
-            the pictures that are to be read.
-    """
-    given = f"{KEY}={str(folder)!r}"
-    for place in map(Path.resolve, originals.folders):
-        if place in (folder.resolve(), *folder.resolve().parents):
-            raise InputError(
-                f"{given}: lies in {str(place)!r}, which is to be read; give a folder "
-                "elsewhere"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InputError(f"{given}: cannot be made: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(
-            f"{given}: another `prepare` is at work in it; wait for it or give another "
-            "folder"
-        ) from None
-    finally:
-        os.close(descriptor)
-
-
 class Preparation:
     """One folder in the making.
 
@@ -102,7 +68,7 @@ class Preparation:
     """
 
     def __init__(self, originals: Originals, wish: Wish):
-        """Finds out what is there already; see `locked`.
+        """Finds out what is there already; see lock.py.
 
         Raises:
             InputError: the folder holds something else, or was made otherwise.
@@ -126,10 +92,9 @@ class Preparation:
             "pictures": sum(map(len, originals.splits.values())),
             "Pillow": PIL.__version__,  # another one may encode otherwise
         }
-        self._settings_of_source = {"--source": os.path.realpath(wish.source)}
-        self._state = Unfinished(
-            self._settings | self._settings_of_source, Sums.none(wish.image_size)
-        )
+        # Where the originals were is of no interest once all is finished.
+        self._began = {**self._settings, "--source": os.path.realpath(wish.source)}
+        self._state = Unfinished(self._began, Sums.none(wish.image_size))
         manifest = prepared.load_manifest(self._folder / prepared.MANIFEST)
         state = Unfinished.load(self._folder / prepared.UNFINISHED)
         if manifest is not None:
@@ -154,7 +119,7 @@ class Preparation:
                 )
 
     def _require_same(self, before: dict[str, Any]) -> None:
-        for name, now in (self._settings | self._settings_of_source).items():
+        for name, now in self._began.items():
             if name in before and before[name] != now:
                 raise InputError(
                     f"{KEY}={str(self._folder)!r}: was begun with {name}="

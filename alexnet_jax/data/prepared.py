@@ -9,6 +9,7 @@ unfinished.npz    only until everything is there: what is finished so far
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,23 @@ def require_no_test(folder: str | Path, split: str, given: str) -> None:
             f"{given}: the test pictures of {dataset} are for a last word, never for "
             "training or validation; prepare its validation pictures too"
         )
+
+
+def stand_in_for_validation(folder: str, splits: Sequence[str], given: str) -> str:
+    """Which split to take where there is no 'validation': 'test' or the only one.
+
+    Raises:
+        InputError: `prepare` made the folder, and nothing in it may be validated on.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return splits[0] if len(splits) == 1 else "test"
+    if manifest["dataset"].startswith("ILSVRC") or "test" not in splits:
+        raise InputError(
+            f"{given}: has no validation pictures, only {', '.join(splits)}; prepare "
+            "them too"
+        )
+    return "test"
 
 
 def statistics_of(folder: str | Path) -> Path | None:

@@ -59,7 +59,7 @@ class Tfds:
             if not splits:
                 raise InputError(f"{given}: not in {builder.data_dir}; {prepare}")
             if directory and split == "validation" and split not in splits:
-                split = splits[0] if len(splits) == 1 else "test"
+                split = prepared.stand_in_for_validation(directory, splits, given)
             if not test:
                 prepared.require_no_test(builder.data_path, split, given)
             features = builder.info.features
