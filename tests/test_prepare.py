@@ -1,5 +1,6 @@
 import fcntl
 import functools
+import io
 import json
 import multiprocessing
 import os
@@ -385,6 +386,43 @@ def test_a_prepared_folder_can_be_prepared_again(source, tmp_path):
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a.image, b.image)
             assert a.label == b.label
+
+
+def test_a_tfds_folder_with_unlabelled_test_pictures(tmp_path):
+    class Toy(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, _):
+            return {"train": self._generate_examples(4), "test": self._unlabelled()}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                image = io.BytesIO(encoded(drawn(i), "JPEG"))
+                yield i, {"image": image, "label": i % 2}
+
+        def _unlabelled(self):  # as the test pictures of imagenet2012
+            for i, example in self._generate_examples(2):
+                yield i, {**example, "label": -1}
+
+    builder = Toy(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    source, out = Path(builder.data_path), tmp_path / "out"
+    manifest = made(source, out, encoding="raw")
+    assert list(manifest["splits"]) == ["train"]
+    originals = Tfds("train", "--source", directory=str(source))
+    for original, record in zip(originals, records(out), strict=True):
+        np.testing.assert_array_equal(record.image, pixels(original, SIZE))
+        assert record.label == original.label
+    refused(lambda: made(source, out, [Split.TEST]), "--split=test: has no labels")
 
 
 def test_two_at_once(source, tmp_path):
