@@ -61,7 +61,7 @@ def evaluate(
     mesh = experiment.make_mesh(config)
     process_index, process_count = parallel.own_part(mesh)
     models, classes = experiment.trained_ensemble(workdirs, configs, mesh, views)
-    source = pictures.open_pictures(config, split, tuple(classes))
+    source = pictures.open_pictures(config, split, tuple(classes), test=True)
     size = configs[0].dataset.image_size
     batch_size = config.batch_size // config.accumulation
     with closing(

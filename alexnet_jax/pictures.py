@@ -9,14 +9,21 @@ import numpy as np
 
 from alexnet_jax import processes
 from alexnet_jax.cli import say
+from alexnet_jax.data import prepared
 from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.sources import Source, Subset, match_classes, open_source
-from alexnet_jax.data.statistics import Statistics, survey
+from alexnet_jax.data.record import Source, Subset
+from alexnet_jax.data.sources import match_classes, open_source
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.survey import survey
 from alexnet_jax.errors import InputError, PictureError
 
 
 def open_pictures(
-    config: ml_collections.ConfigDict, role: str, classes: tuple[str, ...] | None = None
+    config: ml_collections.ConfigDict,
+    role: str,
+    classes: tuple[str, ...] | None = None,
+    *,
+    test: bool = False,
 ) -> Source:
     """The pictures of a config for 'train' or 'validation'.
 
@@ -24,6 +31,7 @@ def open_pictures(
         config: its dataset.* keys.
         role: which of the two.
         classes: of the training, in label order; None where this is the training.
+        test: whether ImageNet's test pictures may be named: for a last word.
     """
     c = config.dataset
     key = f"dataset.{role}"
@@ -35,6 +43,7 @@ def open_pictures(
         image_size=c.image_size,
         seed=config.seed,
         tfds_name=c.tfds_name,
+        test=test,
     )
     return source if classes is None else match_classes(source, classes, key)
 
@@ -66,14 +75,18 @@ def surveyed(
 ) -> tuple[Source, Statistics]:
     """The readable training pictures and their statistics, looked at only once.
 
-    Pictures that cannot be decoded are named in W/unreadable.txt and left out.
+    Where `prepare` looked at them, its statistics are taken. Pictures that cannot be
+    decoded are named in W/unreadable.txt and left out.
     """
     size = config.dataset.image_size
     kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
     if not kept.exists() and processes.first():
-        statistics, unreadable = survey(
-            source, size, workers=config.dataset.workers, progress=True
-        )
+        statistics = _prepared_statistics(config)
+        unreadable: list[tuple[int, str]] = []
+        if statistics is None:
+            statistics, unreadable = survey(
+                source, size, workers=config.dataset.workers, progress=True
+            )
         listed.write_text("".join(f"{i}\t{why}\n" for i, why in unreadable))
         statistics.save(kept)
     processes.meet("statistics.npz")
@@ -89,6 +102,14 @@ def surveyed(
     say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
     left_out = [int(line.split("\t")[0]) for line in lines]
     return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
+
+
+def _prepared_statistics(config: ml_collections.ConfigDict) -> Statistics | None:
+    """What `prepare` found of the same pictures, which can all be decoded."""
+    if config.dataset.source != "records":
+        return None
+    path = prepared.statistics_of(config.dataset.train)
+    return Statistics.load(path) if path else None
 
 
 def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:

@@ -1,11 +1,9 @@
 """Threads and processes that compute a grain data set ahead of its reader."""
 
-import os
-import threading
-from multiprocessing import parent_process
-
 import grain
 from absl import flags
+
+from alexnet_jax.data.parent import follow_parent
 
 
 def in_background(
@@ -36,12 +34,4 @@ def in_background(
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """End this worker with the process that started it, even when that is killed."""
-    parent = parent_process()
-    assert parent is not None  # grain calls this in its workers
-
-    def follow():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    follow_parent()

@@ -1,12 +1,13 @@
 """Pictures in one folder for each class, on the disk or in a plain tar."""
 
+import copy
 import os
-import tarfile
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_jax.data.record import Record
+from alexnet_jax.data.tars import Member, TarPictures, walk
 from alexnet_jax.errors import InputError, PictureError
 
 SUFFIXES = frozenset((
@@ -58,6 +59,19 @@ class ClassFolders:
         except OSError as error:
             raise PictureError(f"{file}: cannot be read: {error.strerror}") from None
 
+    def relabelled(self, classes: tuple[str, ...], labels: list[int]) -> "ClassFolders":
+        """The same pictures, with labels that count through other classes."""
+        other = copy.copy(self)
+        other.classes = classes
+        other._labels = [labels[label] for label in self._labels]
+        return other
+
+    def part(self, start: int, stop: int) -> "ClassFolders":
+        """The records from start to stop − 1, without the memory of all others."""
+        part = copy.copy(self)
+        part._files, part._labels = self._files[start:stop], self._labels[start:stop]
+        return part
+
 
 def _seen(name: str) -> bool:
     return not name.startswith(".")
@@ -77,7 +91,7 @@ def pictures_below(top: Path) -> list[str]:
     return sorted(found)
 
 
-class ClassTar:
+class ClassTar(TarPictures):
     """A plain tar of class folders, read in place.
 
     The class of a picture is the folder directly around it. Class folders may lie
@@ -95,10 +109,10 @@ class ClassTar:
             InputError: not a whole, uncompressed tar of class folders.
         """
         given = f"{key}={str(path)!r}"
-        members, folders = _index_tar(path, key)
-        used = {folder for folder, *_ in members}
+        found, folders = _pictures_and_folders(path, key)
+        used = {folder for folder, _ in found}
         parents = sorted({os.path.dirname(folder) for folder in used})
-        if not members or "" in used:
+        if not found or "" in used:
             raise InputError(f"{given}: holds no class folders; {WANTED}")
         if len(parents) > 1:
             raise InputError(
@@ -109,70 +123,28 @@ class ClassTar:
             parent, name = os.path.split(folder)
             if parent == parents[0] and _seen(name):
                 raise InputError(f"{given}: the class folder {name!r} is empty; {FILL}")
-        classes = [os.path.basename(folder) for folder, *_ in members]
-        self.classes = tuple(sorted(set(classes)))
-        self._names = [f"{path}:{folder}/{name}" for folder, name, _, _ in members]
-        self._labels = np.searchsorted(self.classes, classes)
-        self._spans = np.array([span for _, _, *span in members])  # offset, bytes
-        self._path = path
-        self._file = os.open(path, os.O_RDONLY)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, i: int) -> Record:
-        offset, size = self._spans[i].tolist()
-        # pread keeps no position, so that threads share the one descriptor.
-        data = os.pread(self._file, size, offset)
-        return Record(self._names[i], data, int(self._labels[i]))
-
-    def __getstate__(self):
-        return {k: v for k, v in self.__dict__.items() if k != "_file"}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._file = os.open(self._path, os.O_RDONLY)
-
-    def __del__(self):
-        if "_file" in self.__dict__:  # not where the constructor raised
-            os.close(self._file)
+        names = [os.path.basename(folder) for folder, _ in found]
+        classes = tuple(sorted(set(names)))
+        labels = np.searchsorted(classes, names).tolist()
+        super().__init__(path, classes, [member for _, member in found], labels)
 
 
-def _index_tar(path, key: str) -> tuple[list[tuple[str, str, int, int]], set[str]]:
-    """The pictures (folder, name, offset, bytes) of a tar, sorted, and its folders."""
+def _pictures_and_folders(
+    path: str | Path, key: str
+) -> tuple[list[tuple[str, Member]], set[str]]:
+    """The pictures of a tar with their folders, sorted by both, and all folders."""
     given = f"{key}={str(path)!r}"
-    members, folders = [], set()
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                folder, name = os.path.split(os.path.normpath(member.name))
-                if member.isdir():
-                    folders.add(os.path.join(folder, name))
-                elif _is_picture(name) and not member.isreg():
-                    raise InputError(
-                        f"{given}: {member.name!r} is a link; give a tar of plain "
-                        "files (tar --dereference --hard-dereference)"
-                    )
-                elif _is_picture(name):
-                    members.append((folder, name, member.offset_data, member.size))
-            end = tar.offset
-    except FileNotFoundError:
-        raise InputError(f"{given}: no such file or folder; {WANTED} ({key})") from None
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(f"{given}: {_why_no_tar(path, error)}") from None
-    # tarfile takes a damaged header for the end: a whole tar ends in a block of zeros.
-    with open(path, "rb") as file:
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    pictures, folders = [], set()
+    for info in walk(path, given, f"{WANTED} ({key})"):
+        whole = os.path.normpath(info.name)
+        folder, name = os.path.split(whole)
+        if info.isdir():
+            folders.add(whole)
+        elif _is_picture(name) and not info.isreg():
             raise InputError(
-                f"{given}: damaged or cut short at byte {end}; copy or make it again"
+                f"{given}: {info.name!r} is a link; give a tar of plain files "
+                "(tar --dereference --hard-dereference)"
             )
-    return sorted(members), folders
-
-
-def _why_no_tar(path, error: Exception) -> str:
-    try:
-        with tarfile.open(path, "r:*"):
-            return "a compressed tar has no random access; decompress it once (gunzip)"
-    except (tarfile.TarError, OSError, EOFError):
-        return f"not a whole tar ({error}); {WANTED}"
+        elif _is_picture(name):
+            pictures.append((folder, Member(whole, info.offset_data, info.size)))
+    return sorted(pictures), folders

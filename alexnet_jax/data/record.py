@@ -21,3 +21,25 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> tuple[str, bytes | np.ndarray, int]: ...
+
+
+class Divisible(Source, Protocol):
+    """A source of which a part can be sent to a worker."""
+
+    def part(self, start: int, stop: int) -> Source:
+        """The records from start to stop − 1."""
+
+
+class Subset:
+    """Some records of a source: those that can be decoded, say."""
+
+    def __init__(self, source: Source, keep: np.ndarray):
+        """Keep the records with the given indices, in the given order."""
+        self.classes = source.classes
+        self._source, self._keep = source, np.asarray(keep)
+
+    def __len__(self) -> int:
+        return len(self._keep)
+
+    def __getitem__(self, i: int) -> tuple[str, bytes | np.ndarray, int]:
+        return self._source[int(self._keep[i])]

@@ -7,8 +7,7 @@ Sources travel to spawned worker processes by pickling, and open their files the
 
 import os
 
-import numpy as np
-
+from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import ClassFolders, ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.record import Record, Source
@@ -18,28 +17,12 @@ from alexnet_jax.errors import InputError
 KINDS = ("generated", "folder", "records", "tfds")
 
 
-class Subset:
-    """Some records of a source: those that can be decoded, say."""
-
-    def __init__(self, source: Source, keep: np.ndarray):
-        """Keep the records with the given indices, in the given order."""
-        self.classes = source.classes
-        self._source, self._keep = source, np.asarray(keep)
-
-    def __len__(self) -> int:
-        return len(self._keep)
-
-    def __getitem__(self, i: int) -> tuple[str, bytes | np.ndarray, int]:
-        return self._source[int(self._keep[i])]
-
-
 class _Relabelled:
     """A source whose labels count through another list of classes."""
 
-    def __init__(self, source: Source, classes: tuple[str, ...]):
+    def __init__(self, source: Source, classes: tuple[str, ...], labels: list[int]):
         self.classes = classes
-        self._source = source
-        self._labels = [classes.index(name) for name in source.classes]
+        self._source, self._labels = source, labels
 
     def __len__(self) -> int:
         return len(self._source)
@@ -62,13 +45,22 @@ def match_classes(source: Source, classes: tuple[str, ...], key: str) -> Source:
     """
     if source.classes == classes:
         return source
-    unknown = sorted(set(source.classes) - set(classes))
+    return _Relabelled(source, classes, new_labels(source.classes, classes, key))
+
+
+def new_labels(own: tuple[str, ...], classes: tuple[str, ...], key: str) -> list[int]:
+    """The labels, among the classes of training, of a source's own classes.
+
+    Raises:
+        InputError: training does not know one of them.
+    """
+    unknown = sorted(set(own) - set(classes))
     if unknown:
         raise InputError(
             f"{key}: the class {unknown[0]!r} ({len(unknown)} such) is not one of the "
             f"{len(classes)} classes of training, {classes[0]!r} … {classes[-1]!r}"
         )
-    return _Relabelled(source, classes)
+    return [classes.index(name) for name in own]
 
 
 def open_source(
@@ -80,6 +72,7 @@ def open_source(
     image_size: int,
     seed: int,
     tfds_name: str = "",
+    test: bool = False,
 ) -> Source:
     """Open the pictures that a config names.
 
@@ -92,6 +85,7 @@ def open_source(
         image_size: side in pixels of generated pictures.
         seed: seed of generated pictures.
         tfds_name: `dataset.tfds_name`.
+        test: whether ImageNet's test pictures may be named.
 
     Raises:
         InputError: there are no such pictures, or only one class to train on.
@@ -105,9 +99,10 @@ def open_source(
     if kind == "generated":
         source = Generated(_count(where, key), image_size, seed, role)
     elif kind == "records":
+        prepared.require_size(where, image_size, f"{key}={where!r}")
         source = Tfds(role, key, directory=where)
     elif kind == "tfds":
-        source = Tfds(where, key, name=tfds_name)
+        source = Tfds(where, key, name=tfds_name, test=test)
     elif os.path.isdir(where):
         source = ClassFolders(where, key)
     else:

@@ -2,20 +2,12 @@
 
 import os
 import zipfile
-from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import grain
 import numpy as np
-from tqdm import tqdm
 
-from alexnet_jax.data.background import in_background
-from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.sources import Source
-from alexnet_jax.errors import InputError, PictureError
-
-CHUNK = 32  # pictures that a worker sums up before it reports
+from alexnet_jax.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,77 +50,48 @@ class Statistics:
             ) from None
 
 
-@dataclass(frozen=True)
-class _SumUp:
-    """Sums over one chunk of pictures, in whole numbers and so in any order."""
+@dataclass(eq=False)
+class Sums:
+    """Sums over pictures, in whole numbers: their order does not matter.
 
-    source: Source
-    size: int
-
-    def __call__(self, chunk: int) -> dict:
-        image = np.zeros((self.size, self.size, 3), np.int64)
-        products = np.zeros((3, 3))  # float64 is exact up to 2⁵³: 2 million pictures
-        unreadable = []
-        start = chunk * CHUNK
-        indices = range(start, min(start + CHUNK, len(self.source)))
-        for i in indices:
-            try:
-                picture = pixels(self.source[i], self.size)
-            except PictureError as error:
-                unreadable.append((i, str(error)))
-                continue
-            image += picture
-            colours = picture.reshape(-1, 3).astype(np.float64)
-            products += colours.T @ colours
-        return {
-            "count": len(indices),
-            "image": image,
-            "products": products.astype(np.int64),
-            "unreadable": unreadable,
-        }
-
-
-def survey(
-    source: Source, size: int, *, workers: int, progress: bool
-) -> tuple[Statistics, list[tuple[int, str]]]:
-    """Look once at every training picture.
-
-    The sums are whole numbers: the result is the same, bit for bit, for any workers.
-
-    Args:
-        source: the training pictures.
-        size: side of the squares they are brought to, in pixels.
-        workers: processes to decode in; 0 takes threads of this one.
-        progress: whether to show a bar on stderr.
-
-    Returns:
-        The statistics, and (index, message) of every picture that cannot be decoded,
-        which are left out of them.
-
-    Raises:
-        InputError: no picture can be decoded.
+    Attributes:
+        count: of the pictures.
+        image: S×S×3 int64, sum of the pixels.
+        products: 3×3 int64, sum over all pixels of the products of two colours.
     """
-    image = np.zeros((size, size, 3), np.int64)
-    products = np.zeros((3, 3), np.int64)
-    unreadable: list[tuple[int, str]] = []
-    chunks = grain.MapDataset.range(-(-len(source) // CHUNK)).map(_SumUp(source, size))
-    threads = 1 if workers else os.cpu_count() or 1
-    bar = tqdm(
-        total=len(source), unit=" pictures", desc="statistics", disable=not progress
-    )
-    with bar, closing(in_background(chunks, workers, threads)) as sums:
-        for chunk in sums:
-            image += chunk["image"]
-            products += chunk["products"]
-            unreadable += chunk["unreadable"]
-            bar.update(chunk["count"])
-    count = len(source) - len(unreadable)
-    if not count:
-        reason = f"; {unreadable[0][1]}" if unreadable else ""
-        raise InputError(f"none of {len(source)} pictures can be decoded{reason}")
-    stddev, axes = _principal(image.sum((0, 1)), products, count * size * size)
-    mean = (image / count).astype(np.float32)
-    return Statistics(mean, stddev, axes), unreadable
+
+    count: int
+    image: np.ndarray
+    products: np.ndarray
+
+    @classmethod
+    def none(cls, size: int) -> "Sums":
+        """Of no pictures, of `size` pixels a side."""
+        return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
+
+    def add(self, picture: np.ndarray) -> None:
+        """Count a picture, S×S×3 uint8."""
+        self.count += 1
+        self.image += picture
+        # Colour by colour; 32 bits are enough for a row of 66,000 pixels.
+        colours = picture.transpose(2, 0, 1).astype(np.uint32, order="C")
+        for i in range(3):
+            for j in range(3):
+                rows = np.einsum("yx,yx->y", colours[i], colours[j])
+                self.products[i, j] += rows.sum(dtype=np.int64)
+
+    def __iadd__(self, other: "Sums") -> "Sums":
+        self.count += other.count
+        self.image += other.image
+        self.products += other.products
+        return self
+
+    def statistics(self) -> Statistics:
+        """Mean image and colour covariance of all that was added, one or more."""
+        pixels = self.count * self.image.shape[0] * self.image.shape[1]
+        stddev, axes = _principal(self.image.sum((0, 1)), self.products, pixels)
+        mean = (self.image / self.count).astype(np.float32)
+        return Statistics(mean, stddev, axes)
 
 
 def _principal(

@@ -1,7 +1,14 @@
 """Pictures in ArrayRecord files with the description that TFDS keeps of them."""
 
-from alexnet_jax.data.record import Record
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data import prepared
+from alexnet_jax.data.record import Record, Subset
 from alexnet_jax.errors import InputError
+
+WANTED = "give a folder that `python -m alexnet_jax.prepare` or TFDS wrote"
 
 
 class Tfds:
@@ -11,7 +18,15 @@ class Tfds:
     decode with whichever library it finds.
     """
 
-    def __init__(self, split: str, key: str, *, name: str = "", directory: str = ""):
+    def __init__(
+        self,
+        split: str,
+        key: str,
+        *,
+        name: str = "",
+        directory: str = "",
+        test: bool = False,
+    ):
         """Open the split.
 
         Args:
@@ -21,6 +36,7 @@ class Tfds:
             name: a TFDS data set, such as 'imagenet2012' or 'cifar10:3.0.2', prepared
                 under TFDS_DATA_DIR; or
             directory: the folder of one prepared version, with its dataset_info.json.
+            test: whether the test pictures of ImageNet may be named.
 
         Raises:
             InputError: not prepared, no such split, or not pictures with one label.
@@ -29,12 +45,13 @@ class Tfds:
 
         if directory:
             given = f"{key}={directory!r}"
-            prepare = "give a folder that `python -m alexnet_jax.prepare` or TFDS wrote"
+            prepare = f"{WANTED} ({key})"
         else:
             given = f"dataset.tfds_name={name!r}, {key}={split!r}"
             prepare = f"prepare it once: `tfds build {name} --file_format=array_record`"
         try:
             if directory:
+                prepared.read_manifest(directory)  # refuses one that is not finished
                 builder = tfds.builder_from_directory(directory)
             else:
                 builder = tfds.builder(name, file_format="array_record")
@@ -42,12 +59,20 @@ class Tfds:
             if not splits:
                 raise InputError(f"{given}: not in {builder.data_dir}; {prepare}")
             if directory and split == "validation" and split not in splits:
-                split = splits[0] if len(splits) == 1 else "test"
+                split = prepared.stand_in_for_validation(directory, splits, given)
+            if not test:
+                prepared.require_no_test(builder.data_path, split, given)
             features = builder.info.features
-            self._image = _only(features, tfds.features.Image, given)
+            self._image = _image(features, given)
             self._label = _only(features, tfds.features.ClassLabel, given)
-            raw = {self._image: tfds.decode.SkipDecoding()}
-            self._records = builder.as_data_source(split, decoders=raw)
+            as_stored = {self._image: tfds.decode.SkipDecoding()}
+            if not isinstance(features[self._image], tfds.features.Image):
+                as_stored = {}  # pixels, which are stored as they are
+            self._records = builder.as_data_source(split, decoders=as_stored)
+            self._files = [
+                (instruction.take, instruction.filename)
+                for instruction in builder.info.splits[split].file_instructions
+            ]
         except InputError:
             raise
         except Exception as error:  # of many kinds, most with a page of advice
@@ -60,12 +85,64 @@ class Tfds:
         return len(self._records)
 
     def __getitem__(self, i: int) -> Record:
-        record = self._records[i]
+        try:
+            record = self._records[i]
+        except Exception as error:  # whatever stands in the file
+            reason = str(error).split(";")[0]
+            raise InputError(
+                f"{self._file_of(i)}: damaged ({reason}); if `prepare` wrote it, "
+                f"{prepared.AGAIN}"
+            ) from None
         name = f"{self._split}[{i}]"
         return Record(name, record[self._image], int(record[self._label]))
 
+    def part(self, start: int, stop: int) -> "Subset":
+        """The records from start to stop − 1."""
+        return Subset(self, np.arange(start, stop))
 
-def _only(features, kind: type, given: str) -> str:
+    def _file_of(self, i: int) -> str:
+        for records, file in self._files:
+            if i < records:
+                return file
+            i -= records
+        raise IndexError(i)
+
+
+def splits_in(directory: str, key: str) -> list[str]:
+    """The names of the splits in the folder of a data set.
+
+    Raises:
+        InputError: it is not one.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        prepared.read_manifest(directory)
+        return list(tfds.builder_from_directory(directory).info.splits)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{key}={directory!r}: {reason}; {WANTED}") from None
+
+
+def _image(features: Any, given: str) -> str:
+    """The name of the picture: an Image, or pixels as `prepare --encoding=raw` does."""
+    import tensorflow_datasets as tfds
+
+    pixels = [
+        name
+        for name, feature in features.items()
+        if type(feature) is tfds.features.Tensor
+        and feature.np_dtype == np.uint8
+        and feature.shape[2:] == (3,)
+    ]
+    return (
+        pixels[0] if len(pixels) == 1 else _only(features, tfds.features.Image, given)
+    )
+
+
+def _only(features: Any, kind: type, given: str) -> str:
     """The name of the single feature of a kind."""
     names = [name for name, feature in features.items() if isinstance(feature, kind)]
     if len(names) != 1:

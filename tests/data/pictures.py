@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,45 @@ def write_tar(path: Path, folder: Path, inside: str, mode: str = "w") -> Path:
     with tarfile.open(path, mode) as tar:
         tar.add(folder, arcname=inside)
     return path
+
+
+def drawn(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
+    """A picture without sharp edges, which JPEG keeps: three waves, one a colour."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(y * a + x * b + c) for a, b, c in rng.uniform(-0.1, 0.1, (3, 3))]
+    return (127 + 100 * np.stack(waves, -1)).astype(np.uint8)
+
+
+def tar_bytes(files: dict[str, bytes]) -> bytes:
+    """A tar with these files in this order."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def class_tars(classes: dict[str, int], backwards: bool = False) -> bytes:
+    """A tar of class tars, each with that many drawn pictures."""
+    tars = {}
+    for name, count in classes.items():
+        files = {
+            f"{name}_{i}.JPEG": encoded(drawn(i + int(name[1:])), "JPEG")
+            for i in range(count)
+        }
+        tars[f"{name}.tar"] = tar_bytes(reverse(files) if backwards else files)
+    return tar_bytes(reverse(tars) if backwards else tars)
+
+
+def numbered_tar(stem: str, numbers: Iterable[int]) -> bytes:
+    """A flat tar of stem_00000001.JPEG …."""
+    picture = encoded(drawn(0), "JPEG")
+    return tar_bytes({f"{stem}_{n:08}.JPEG": picture for n in numbers})
+
+
+def reverse(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same, in the opposite order."""
+    return dict(reversed(files.items()))

@@ -12,10 +12,10 @@ from pictures import Numbered, encoded, write_class_folders, write_tar
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.data.generated import Generated
+from alexnet_jax.data.record import Subset
 from alexnet_jax.data.sources import (
     ClassFolders,
     ClassTar,
-    Subset,
     match_classes,
     open_source,
 )

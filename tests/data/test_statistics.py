@@ -4,7 +4,8 @@ from pictures import Numbered, write_class_folders
 
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import ClassFolders, ClassTar
-from alexnet_jax.data.statistics import Statistics, survey
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.survey import survey
 from alexnet_jax.errors import InputError
 
 

@@ -1,0 +1,128 @@
+"""What stands in the folder that is to be prepared, whatever its layout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_jax.data.folders import ClassFolders
+from alexnet_jax.data.ilsvrc import OFFICIAL, Split, official_classes, open_tar, tars_in
+from alexnet_jax.data.record import Divisible
+from alexnet_jax.data.sources import new_labels
+from alexnet_jax.data.tfds import Tfds, splits_in
+from alexnet_jax.errors import InputError
+
+KEY = "--source"
+FOLDERS = {
+    "train": Split.TRAIN,
+    "val": Split.VALIDATION,
+    "validation": Split.VALIDATION,
+    "test": Split.TEST,
+}
+WANTED = (
+    "give a folder with the tars of ILSVRC2012 or ILSVRC2010, with class folders in "
+    "train/ and val/, or one that TFDS prepared"
+)
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Pictures to be prepared.
+
+    Attributes:
+        dataset: 'ILSVRC2012', 'ILSVRC2010' or 'pictures'.
+        classes: their names, in label order.
+        splits: the pictures.
+        folders: in which nothing may be written.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    splits: dict[Split, Divisible]
+    folders: tuple[Path, ...]
+
+    def official(self, split: Split) -> int | None:
+        """How many pictures a split has officially, where that is known."""
+        return OFFICIAL.get(self.dataset, {}).get(split)
+
+
+def open_originals(source: Path, wanted: Sequence[Split]) -> Originals:
+    """Find out what a folder holds, and open it.
+
+    Args:
+        source: the folder.
+        wanted: the splits to take; none: all that are there.
+
+    Raises:
+        InputError: there is nothing to prepare, or not what is wanted.
+    """
+    given = f"{KEY}={str(source)!r}"
+    if not source.is_dir():
+        raise InputError(f"{given}: no such folder; {WANTED}")
+    year, tars = tars_in(source)
+    if year:
+        chosen = _choose(wanted, list(tars), given)
+        splits: dict[Split, Divisible] = {s: open_tar(year, s, tars[s]) for s in chosen}
+        classes = next(iter(splits.values())).classes
+        return Originals(year, classes, splits, ())
+    if (source / "dataset_info.json").is_file():
+        return _of_tfds(source, wanted, given)
+    return _of_folders(source, wanted, given)
+
+
+def _choose(wanted: Sequence[Split], there: list[Split], given: str) -> list[Split]:
+    for split in wanted:
+        if split not in there:
+            raise InputError(
+                f"--split={split}: not in {given}, which has {', '.join(there)}"
+            )
+    return [split for split in Split if split in (wanted or there)]
+
+
+def _of_tfds(source: Path, wanted: Sequence[Split], given: str) -> Originals:
+    names = splits_in(str(source), KEY)
+    there = [split for split in Split if split in names]
+    splits: dict[Split, Divisible] = {}
+    for split in _choose(wanted, there, given):
+        pictures = Tfds(split, KEY, directory=str(source), test=True)
+        # The test pictures of TFDS's imagenet2012 all have the label −1.
+        if len(pictures) and pictures[0].label >= 0:
+            splits[split] = pictures
+        elif wanted:
+            raise InputError(f"--split={split}: has no labels in {given}; leave it out")
+    if not splits:
+        raise InputError(f"{given}: has no labelled {', '.join(Split)}; {WANTED}")
+    return _named(splits, next(iter(splits.values())).classes, (source,))
+
+
+def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
+    found = {n: s for n, s in FOLDERS.items() if (source / n).is_dir()}
+    if "val" in found and "validation" in found:
+        raise InputError(f"{given}: holds both val/ and validation/; remove one")
+    if not found:
+        if not any(source.iterdir()):
+            raise InputError(f"{given}: is empty; {WANTED}")
+        found = {".": Split.TRAIN}  # the class folders themselves
+    paths = {split: source / name for name, split in found.items()}
+    chosen = _choose(wanted, list(paths), given)
+    opened = {
+        split: ClassFolders(path, KEY)
+        for split, path in paths.items()
+        if split in chosen or split == Split.TRAIN  # which knows the classes
+    }
+    classes = next(opened[s] for s in Split if s in opened).classes
+    splits: dict[Split, Divisible] = {}
+    for split in chosen:
+        pictures, key = opened[split], f"{KEY}: {str(paths[split])!r}"
+        labels = new_labels(pictures.classes, classes, key)
+        splits[split] = pictures.relabelled(classes, labels)
+    return _named(splits, classes, tuple(paths.values()))
+
+
+def _named(
+    splits: dict[Split, Divisible],
+    classes: tuple[str, ...],
+    folders: tuple[Path, ...],
+) -> Originals:
+    """ILSVRC2012 is known by its classes, however it lies there."""
+    dataset = "ILSVRC2012" if classes == official_classes() else "pictures"
+    return Originals(dataset, classes, splits, folders)

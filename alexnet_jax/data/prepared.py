@@ -1,0 +1,108 @@
+"""The folder that `prepare` makes: what it holds beside its shards, and what it is for.
+
+manifest.json     settings, counts, and the SHA-256 of every other file
+statistics.npz    mean image and colour covariance of the training pictures
+classes.txt       a name a line, in label order
+unreadable.txt    the pictures that cannot be decoded, and why
+dataset_info.json, features.json, label.labels.txt    what TFDS wants to know
+unfinished.npz    only until everything is there: what is finished so far
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.errors import InputError
+
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.npz"
+CLASSES = "classes.txt"
+UNREADABLE = "unreadable.txt"
+UNFINISHED = "unfinished.npz"
+AGAIN = "run `python -m alexnet_jax.prepare` again with the same flags"
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """The manifest of a finished folder; None if `prepare` did not make it.
+
+    Raises:
+        InputError: the folder is not finished, or its manifest is damaged.
+    """
+    if (Path(folder) / UNFINISHED).exists():
+        raise InputError(f"{folder}: is not prepared to the end; {AGAIN}")
+    return load_manifest(Path(folder) / MANIFEST)
+
+
+def load_manifest(path: Path) -> dict[str, Any] | None:
+    """What a manifest says; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        manifest = json.loads(path.read_text())
+        for key in ("settings", "splits", "files"):
+            manifest[key].items()
+        return manifest
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path}: damaged; remove its folder's contents and prepare it again"
+        ) from None
+
+
+def require_size(folder: str, image_size: int, given: str) -> None:
+    """Checks that prepared pictures have the size that a config asks for.
+
+    Raises:
+        InputError: they do not.
+    """
+    manifest = read_manifest(folder)
+    if manifest and manifest["settings"]["--image_size"] != image_size:
+        there = manifest["settings"]["--image_size"]
+        raise InputError(
+            f"dataset.image_size={image_size}: the pictures of {given} were prepared "
+            f"with {there} pixels; set dataset.image_size={there}, or prepare them "
+            f"again with --image_size={image_size}"
+        )
+
+
+def require_no_test(folder: str | Path, split: str, given: str) -> None:
+    """Checks that nobody trains on ImageNet's test pictures, or chooses by them.
+
+    Raises:
+        InputError: the split, 'test[:10%]' say, is of them.
+    """
+    manifest = read_manifest(folder)
+    dataset = manifest["dataset"] if manifest else ""
+    if split.partition("[")[0] == "test" and dataset.startswith("ILSVRC"):
+        raise InputError(
+            f"{given}: the test pictures of {dataset} are for a last word, never for "
+            "training or validation; prepare its validation pictures too"
+        )
+
+
+def stand_in_for_validation(folder: str, splits: Sequence[str], given: str) -> str:
+    """Which split to take where there is no 'validation': 'test' or the only one.
+
+    Raises:
+        InputError: `prepare` made the folder, and nothing in it may be validated on.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return splits[0] if len(splits) == 1 else "test"
+    if manifest["dataset"].startswith("ILSVRC") or "test" not in splits:
+        raise InputError(
+            f"{given}: has no validation pictures, only {', '.join(splits)}; prepare "
+            "them too"
+        )
+    return "test"
+
+
+def statistics_of(folder: str | Path) -> Path | None:
+    """The statistics of the prepared training pictures, where there are some."""
+    path = Path(folder) / STATISTICS
+    manifest = read_manifest(folder)
+    return path if manifest and path.name in manifest["files"] else None

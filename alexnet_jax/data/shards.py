@@ -1,0 +1,161 @@
+"""One file of prepared pictures: written whole or not at all, and found whole again."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from alexnet_jax.data.crew import looked_at
+from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.record import Source
+from alexnet_jax.data.records import encode, example
+from alexnet_jax.data.statistics import Sums
+from alexnet_jax.errors import InputError, PictureError
+
+# Each record alone, as random access needs it; JPEGs do not get smaller, and raw pixels
+# are to be read fast.
+OPTIONS = "group_size:1,uncompressed"
+UNFINISHED = ".unfinished"  # ends the name of a file that is being written
+
+
+class DiskError(InputError):
+    """A file cannot be written: no space, no right, no disk."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some consecutive pictures of a split, and the file that they go to."""
+
+    file: str
+    split: Split
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard to be written, with all that a worker must know."""
+
+    shard: Shard
+    pictures: Source
+    folder: Path
+    below: str  # the start of the pictures' names, not to be told
+    image_size: int
+    encoding: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What there is to know of a finished shard."""
+
+    shard: Shard
+    sha256: str
+    size: int  # bytes
+    records: int
+    classes: frozenset[int]
+    unreadable: tuple[str, ...]
+    sums: Sums | None  # of the training pictures
+
+
+def plan(dataset: str, split: Split, pictures: int, shards: int) -> list[Shard]:
+    """Divide a split into shards.
+
+    Args:
+        dataset: begins the names of the files.
+        split: which.
+        pictures: how many it has.
+        shards: how many files; 0: as suits so many pictures, 1,024 for ImageNet's.
+    """
+    if not shards:
+        shards = max(min(-(-pictures // 128), 64), -(-pictures // 1252))
+    shards = min(shards, pictures)
+    bounds = [pictures * i // shards for i in range(shards + 1)]
+    return [
+        Shard(
+            f"{dataset.lower()}-{split}.array_record-{i:05}-of-{shards:05}",
+            split,
+            bounds[i],
+            bounds[i + 1],
+        )
+        for i in range(shards)
+    ]
+
+
+def write(job: Job) -> Written:
+    """Write a shard under another name, and rename it when it is on the disk.
+
+    Raises:
+        DiskError: it cannot be written; nothing is left of it.
+    """
+    path = job.folder / job.shard.file
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+    sums = Sums.none(job.image_size) if job.shard.split == Split.TRAIN else None
+    classes, unreadable, records = set(), [], 0
+    try:
+        try:
+            writer = ArrayRecordWriter(str(temporary), OPTIONS)
+            for i in range(len(job.pictures)):
+                name, image, label = job.pictures[i]
+                name = name.removeprefix(job.below)
+                looked_at(1)
+                try:
+                    data, seen = encode(
+                        (name, image, label), job.image_size, job.encoding
+                    )
+                except PictureError as error:
+                    unreadable.append(str(error).removeprefix(job.below))
+                    continue
+                writer.write(example(data, label, re.split("[/:]", name)[-1]))
+                records += 1
+                classes.add(label)
+                if sums is not None:
+                    sums.add(seen)
+            writer.close()
+        except RuntimeError as error:  # of the writer
+            reason = str(error).split(";")[0].removeprefix("write() failed: ")
+            raise DiskError(f"{path}: cannot be written: {reason}") from None
+        try:
+            to_disk(temporary)
+            digest, size = sha256(temporary), temporary.stat().st_size
+            os.replace(temporary, path)
+        except OSError as error:
+            raise DiskError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Written(
+        job.shard, digest, size, records, frozenset(classes), tuple(unreadable), sums
+    )
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Check:
+    """A finished shard to be looked at once more."""
+
+    shard: Shard
+    folder: Path
+    sha256: str
+
+    def __call__(self) -> tuple[Shard, bool]:
+        """The shard, and whether its file is still what it was."""
+        path = self.folder / self.shard.file
+        whole = path.is_file() and sha256(path) == self.sha256
+        looked_at(self.shard.stop - self.shard.start)
+        return self.shard, whole
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

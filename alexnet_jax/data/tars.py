@@ -1,0 +1,131 @@
+"""Plain tars, read in place: members are found once, then read by their position."""
+
+import contextlib
+import gzip
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data.record import Record
+from alexnet_jax.errors import InputError
+
+GZIP = b"\x1f\x8b"
+COMPRESSED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
+
+
+class Member(NamedTuple):
+    """A picture in a tar."""
+
+    name: str  # inside the tar
+    offset: int  # of its first byte, from the start of the file
+    size: int  # bytes
+
+
+def walk(
+    path: str | Path, given: str, wanted: str, start: int = 0, stop: int | None = None
+) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, with `offset_data` counted from the start of the file.
+
+    Args:
+        path: the file.
+        given: what names the tar in messages.
+        wanted: what to give instead, for messages.
+        start: the first byte of a tar that lies inside of another one.
+        stop: the byte behind it.
+
+    Raises:
+        InputError: not a whole, uncompressed tar.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                yield from tar
+                end = tar.offset
+            # tarfile takes a damaged header for the end: a whole tar ends in a block
+            # of zeros.
+            file.seek(end)
+            ended = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    except FileNotFoundError:
+        raise InputError(f"{given}: no such file or folder; {wanted}") from None
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"{given}: {_why_no_tar(path, error, wanted)}") from None
+    if not ended or (stop is not None and end >= stop):
+        raise InputError(
+            f"{given}: damaged or cut short at byte {end - start}; copy or make it "
+            "again"
+        )
+
+
+def _why_no_tar(path: str | Path, error: Exception, wanted: str) -> str:
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            if file.read(6).startswith(COMPRESSED):
+                return (
+                    "a compressed tar has no random access; decompress it once "
+                    "(gunzip, bunzip2, unxz)"
+                )
+    return f"not a whole tar ({error}); {wanted}"
+
+
+class TarPictures:
+    """Pictures of one tar."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        classes: tuple[str, ...],
+        members: Sequence[Member],
+        labels: Sequence[int],
+    ):
+        """Open the tar; the members and their labels give the order."""
+        self.classes = classes
+        self._path = path
+        self._names = [member.name for member in members]
+        self._spans = np.array([member[1:] for member in members]).reshape(-1, 2)
+        self._labels = np.array(labels)
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def part(self, start: int, stop: int) -> "TarPictures":
+        """The records from start to stop − 1, without the memory of all others."""
+        members = [
+            Member(name, *span)
+            for name, span in zip(
+                self._names[start:stop], self._spans[start:stop].tolist(), strict=True
+            )
+        ]
+        labels = self._labels[start:stop].tolist()
+        return TarPictures(self._path, self.classes, members, labels)
+
+    def __getitem__(self, i: int) -> Record:
+        offset, size = self._spans[i].tolist()
+        # pread keeps no position, so that threads share the one descriptor.
+        try:
+            data = os.pread(self._file, size, offset)
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: cannot be read: {error.strerror}"
+            ) from None
+        if data.startswith(GZIP):  # as some pictures of ILSVRC2010 are
+            with contextlib.suppress(OSError, EOFError, zlib.error):
+                data = gzip.decompress(data)
+        return Record(f"{self._path}:{self._names[i]}", data, int(self._labels[i]))
+
+    def __getstate__(self):
+        return {k: v for k, v in self.__dict__.items() if k != "_file"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._file = os.open(self._path, os.O_RDONLY)
+
+    def __del__(self):
+        if "_file" in self.__dict__:  # not where the constructor raised
+            os.close(self._file)
