@@ -1,37 +1,45 @@
 """Threads and processes that compute a grain data set ahead of its reader."""
 
+import functools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
 import grain
-from absl import flags
 
-from alexnet_jax.data.parent import follow_parent
+from alexnet_jax.data.workers import Workers
 
 
-def in_background(
-    dataset: grain.MapDataset, workers: int, threads: int
-) -> grain.DatasetIterator:
+class Elements(Iterator[Any], Protocol):
+    """An iterator; its `close()` ends the threads and processes behind it."""
+
+    def close(self) -> None:
+        """Ends them."""
+
+
+def in_background(dataset: grain.MapDataset, workers: int, threads: int) -> Elements:
     """Compute a data set in the background, in order.
 
     Args:
         dataset: what to compute; the same elements come whatever the next two are.
         workers: processes, spawned; 0 for none but this one.
         threads: threads in each process; each works on one element.
-
-    Returns:
-        An iterator; its `close()` ends the threads and processes.
     """
-    # grain's workers read their flags, which nothing parses in a test or notebook.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+    if not workers:
+        return _by_threads(dataset, threads)
+    return Workers(
+        functools.partial(_part, dataset, workers=workers, threads=threads), workers
+    )
+
+
+def _part(
+    dataset: grain.MapDataset, worker: int, *, workers: int, threads: int
+) -> Elements:
+    """In a worker: every workers-th element."""
+    return _by_threads(dataset[worker::workers], threads)
+
+
+def _by_threads(dataset: grain.MapDataset, threads: int) -> Elements:
     # One finished element waits for each thread: of grain's 500, batches of 128
     # pictures would take 10 GB.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    elements = dataset.to_iter_dataset(options)
-    if workers:
-        elements = elements.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers), _follow_parent
-        )
-    return iter(elements)
-
-
-def _follow_parent(worker: int, workers: int) -> None:
-    follow_parent()
+    return iter(dataset.to_iter_dataset(options))

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from alexnet_jax.data.augment import Augmentation
-from alexnet_jax.data.background import in_background
+from alexnet_jax.data.background import Elements, in_background
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import InputError, PictureError
@@ -33,7 +33,7 @@ def training_batches(
     seed: int,
     workers: int = 0,
     threads: int = 4,
-) -> grain.DatasetIterator:
+) -> Elements:
     """Endless batches of augmented pictures; `close()` the iterator when done.
 
     All pictures are shuffled anew each epoch, each appears once in it, and a batch may
@@ -118,7 +118,7 @@ def evaluation_batches(
     workers: int = 0,
     threads: int = 4,
     allow_unreadable: bool = False,
-) -> grain.DatasetIterator:
+) -> Elements:
     """Every picture once, in order, whole; the last batch is filled up with weight 0.
 
     All processes get the same number of batches.

@@ -51,7 +51,8 @@ def _ordinary_jpeg(data: bytes) -> np.ndarray | None:
     Pillow has the same library beneath it and gives the same pixels, in 1.6 times the
     time (256 pixels, one core) and holding Python's lock for most of it.
     """
-    if not data.startswith(b"\xff\xd8\xff") or b"Exif\0\0" in data:
+    scan = data.find(b"\xff\xda")  # where the header ends
+    if not data.startswith(b"\xff\xd8\xff") or data.find(b"Exif\0\0", 0, scan) >= 0:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
