@@ -389,7 +389,7 @@ def test_a_prepared_folder_can_be_prepared_again(source, tmp_path):
 
 
 def test_a_tfds_folder_with_unlabelled_test_pictures(tmp_path):
-    class Toy(tfds.core.GeneratorBasedBuilder):
+    class Unlabelled(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
@@ -413,7 +413,7 @@ def test_a_tfds_folder_with_unlabelled_test_pictures(tmp_path):
             for i, example in self._generate_examples(2):
                 yield i, {**example, "label": -1}
 
-    builder = Toy(data_dir=tmp_path, file_format="array_record")
+    builder = Unlabelled(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
     source, out = Path(builder.data_path), tmp_path / "out"
     manifest = made(source, out, encoding="raw")
