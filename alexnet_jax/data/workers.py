@@ -17,6 +17,7 @@ import signal
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class _Message(NamedTuple):
 
     pickled: bytes
     piece: int
-    file: str  # that the piece is, where the reader does not know it yet
+    new: bool  # whether the reader has yet to open it: its descriptor follows
     spans: list[tuple[int, int]]  # of the arrays' bytes in the piece
 
 
@@ -90,20 +91,20 @@ class Workers(Iterator[Any]):
                 ", as happens where memory is short; start again, perhaps with a lower "
                 "dataset.workers"
             ) from None
-        if message is None:
-            raise StopIteration
-        if isinstance(message, _Failure):
-            raise message.error
+        if not isinstance(message, _Message):  # after which there is nothing more
+            self.close()
+            raise message.error if message else StopIteration
         self._next += 1
+        element = self._opened(worker, message)
         self._say(worker, None)  # taken
-        return self._opened(worker, message)
+        return element
 
     def _opened(self, worker: int, message: _Message) -> Any:
         pieces = self._pieces[worker]
-        if message.file:
-            with open(message.file, "r+b") as file:
-                pieces[message.piece] = mmap.mmap(file.fileno(), 0)
-            os.unlink(message.file)  # it lives for as long as somebody has it open
+        if message.new:
+            descriptor = reduction.recv_handle(self._workers[worker][1])
+            pieces[message.piece] = mmap.mmap(descriptor, 0)
+            os.close(descriptor)
         whole = np.frombuffer(pieces[message.piece], np.uint8)
         release = weakref.finalize(whole, self._done_with.put, (worker, message.piece))
         release.atexit = False
@@ -150,22 +151,19 @@ def _work(
                 else:
                     free.append(heard)
             piece = free.pop() if free else len(pieces)
-            connection.send(_taken_apart(element, piece, pieces))
+            _send(element, piece, pieces, connection)
             ahead += 1
         connection.send(None)
     except (EOFError, ConnectionError):
         return  # nobody reads any more
     except Exception as error:
         connection.send(_Failure(error))
-    while True:  # the reader may not have opened the last pieces
-        try:
-            connection.recv()
-        except (EOFError, ConnectionError):
-            return
 
 
-def _taken_apart(element: Any, piece: int, pieces: dict[int, mmap.mmap]) -> _Message:
-    """Puts an element into a piece of memory."""
+def _send(
+    element: Any, piece: int, pieces: dict[int, mmap.mmap], connection: Connection
+) -> None:
+    """Puts an element into a piece of memory, and tells the reader."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(element, protocol=5, buffer_callback=buffers.append)
     arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
@@ -173,32 +171,35 @@ def _taken_apart(element: Any, piece: int, pieces: dict[int, mmap.mmap]) -> _Mes
     for array in arrays:
         spans.append((end, end + array.size))
         end += -(-array.size // ALIGNMENT) * ALIGNMENT
-    file = ""
-    if piece not in pieces or len(pieces[piece]) < end:
-        pieces[piece], file = _new_piece(max(end, 1))
+    new = piece not in pieces or len(pieces[piece]) < end
+    if new:
+        descriptor = _new_piece(max(end, 1))
+        pieces[piece] = mmap.mmap(descriptor, 0)
     memory = np.frombuffer(pieces[piece], np.uint8)
     for array, (start, stop) in zip(arrays, spans, strict=True):
         memory[start:stop] = array
-    return _Message(pickled, piece, file, spans)
+    connection.send(_Message(pickled, piece, new, spans))
+    if new:
+        reduction.send_handle(connection, descriptor, None)
+        os.close(descriptor)
 
 
-def _new_piece(size: int) -> tuple[mmap.mmap, str]:
-    """Memory that another process can open, and the file to open it by."""
+def _new_piece(size: int) -> int:
+    """The descriptor of memory that goes with the last process that has it."""
     for folder in ("/dev/shm", None):  # in a container the first may be small
         try:
-            descriptor, file = tempfile.mkstemp(prefix="alexnet_jax_", dir=folder)
+            descriptor, file = tempfile.mkstemp(dir=folder)
         except FileNotFoundError:
             continue
+        os.unlink(file)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, size)
             else:
                 os.ftruncate(descriptor, size)
-            return mmap.mmap(descriptor, size), file
+            return descriptor
         except OSError:
-            os.unlink(file)
+            os.close(descriptor)
             if folder is None:
                 raise
-        finally:
-            os.close(descriptor)
     raise AssertionError("there is always a folder for temporary files")

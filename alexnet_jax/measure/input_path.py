@@ -65,9 +65,10 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         theirs = torch_loader.batches(
             sample,
             Path(folder) / "sample",
-            config.augment.crop,
-            config.batch_size,
-            cores,
+            side=c.image_size,
+            crop=config.augment.crop,
+            batch_size=config.batch_size,
+            workers=cores,
         )
         pool = stack.enter_context(
             ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"))

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import grain
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data.background import in_background
+from alexnet_jax.errors import PictureError
 
 READER = """
 import multiprocessing, time
@@ -39,6 +41,69 @@ def test_elements_come_in_order_and_closing_ends_the_workers(workers):
     np.testing.assert_array_equal([next(elements) for _ in range(20)], range(20))
     elements.close()
     assert multiprocessing.active_children() == []
+
+
+class _Squares:
+    """Element i of a data set: i² in 50,000 places, and a little beside."""
+
+    def __call__(self, i):
+        if i == 9:
+            raise PictureError("nine.jpg: cannot be decoded: it is nine")
+        return {"square": np.full((50, 1000), i**2), "name": f"{i}", "odd": np.True_}
+
+
+def squares(workers: int):
+    return in_background(grain.MapDataset.range(12).map(_Squares()), workers, 1)
+
+
+def test_arrays_stay_as_they_came_while_somebody_looks_at_them():
+    with closing(squares(2)) as elements:
+        kept = [next(elements) for _ in range(9)]
+        for i, element in enumerate(kept):
+            assert (element["square"] == i**2).all()
+            assert (element["name"], element["odd"]) == (f"{i}", True)
+            element["square"] += 1  # nobody else has it
+    for i, element in enumerate(kept):  # nor is it gone with the workers
+        assert (element["square"] == i**2 + 1).all()
+
+
+def test_memory_that_nobody_looks_at_goes_round():
+    before = set(Path("/dev/shm").glob("tmp*"))
+    with closing(in_background(_endless(), 1, 1)) as elements:
+        places = {next(elements)[0].__array_interface__["data"][0] for _ in range(40)}
+    assert 1 <= len(places) <= 5
+    assert set(Path("/dev/shm").glob("tmp*")) <= before
+
+
+def _endless():
+    return grain.MapDataset.range(2).repeat().map(_pair)
+
+
+def _pair(i):
+    return np.full(100_000, i), np.zeros(3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_come_in_their_turn_and_after_them_the_end(workers):
+    with closing(squares(workers)) as elements:
+        for i in range(9):
+            assert next(elements)["square"][0, 0] == i**2
+        with pytest.raises(PictureError, match="it is nine"):
+            next(elements)
+    with closing(in_background(grain.MapDataset.range(5), workers, 1)) as elements:
+        assert [int(i) for i in elements] == [0, 1, 2, 3, 4]
+        with pytest.raises(StopIteration):
+            next(elements)
+
+
+def test_a_worker_that_was_killed_is_told_of():
+    with closing(in_background(_endless(), 2, 1)) as elements:
+        next(elements)
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        with pytest.raises(RuntimeError, match=r"exit status -9.*dataset\.workers"):
+            [next(elements) for _ in range(100)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")

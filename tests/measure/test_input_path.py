@@ -1,0 +1,88 @@
+"""What benchmark input compares is the same work on the same pictures."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+import pytest
+from apps import refusal, run_app
+from data.pictures import encoded, write_class_folders
+from runs import TINY
+
+from alexnet_jax.measure import input_limit, torch_loader
+
+
+def test_the_app_prints_a_table_and_its_figures(tmp_path):
+    folder = write_class_folders(tmp_path / "pictures", {"a": 12, "b": 12})
+    keys = {**TINY, "dataset.source": "folder", "dataset.train": str(folder)}
+    keys |= {"batch_size": 8, "dataset.workers": 1}
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    answer = run_app("benchmark", "input", "--seconds=0.05", *flags)
+    assert answer.status == 0, answer.err
+    *lines, last = answer.out.splitlines()
+    result = json.loads(last)
+    assert "24 encoded pictures" in lines[0]
+    assert "1 worker processes" in lines[0]
+    assert result["images_per_second"] > 0
+    per_core = result["images_per_second"] / result["cores"]
+    assert result["images_per_second_per_core"] == pytest.approx(per_core)
+    share = result["images_per_second"] / result["limit_images_per_second"]
+    assert result["limit_share"] == pytest.approx(share)
+    assert result["peer"]["images_per_second"] > 0
+    assert len(result["memory_bytes"]) == 3
+    assert f"{result['images_per_second']:,.0f}" in lines[2]
+
+
+def test_what_cannot_be_measured_is_told(tmp_path):
+    folder = write_class_folders(tmp_path / "pictures", {"a": 2, "b": 2})
+    keys = {**TINY, "dataset.source": "folder", "dataset.train": str(folder)}
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    assert "batch_size=16: more than the 4 pictures" in refusal(
+        "benchmark", "input", *flags
+    )
+    assert "--seconds" in refusal("benchmark", "input", "--seconds=0")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_pytorch_gives_windows_of_the_same_pictures(tmp_path, raw):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (12, 12, 3), np.uint8) for _ in range(3)]
+    sample = pictures if raw else [encoded(picture) for picture in pictures]
+    batches = torch_loader.batches(
+        sample, tmp_path / "sample", side=12, crop=8, batch_size=4, workers=0
+    )
+    windows = np.stack(
+        [
+            np.lib.stride_tricks.sliding_window_view(p, (8, 8, 3)).reshape(-1, 8, 8, 3)
+            for p in pictures
+        ]
+    )
+    seen, mirrored = set(), 0
+    for _ in range(8):
+        batch = next(batches)
+        assert batch["image"].shape == (4, 8, 8, 3)
+        for image in batch["image"].numpy():
+            plain = (windows == image).all((2, 3, 4))
+            mirror = (windows[:, :, :, ::-1] == image).all((2, 3, 4))
+            assert plain.sum() + mirror.sum() == 1
+            mirrored += mirror.sum()
+            seen.add(int(np.argwhere(plain | mirror)[0, 0]))
+    assert seen == {0, 1, 2}
+    assert 4 < mirrored < 28
+
+
+def test_the_limit_counts_what_all_cores_did():
+    sample = [np.zeros((4, 4, 3), np.uint8)] * 5
+    with closing(_Threads(2)) as pool:
+        rate = input_limit.prepare(pool.executor, sample, 2)
+        assert rate(0.01) > 0
+        assert pool.executor.submit(input_limit._work, sample, 0.0, 0.001).result() > 0
+
+
+class _Threads:
+    def __init__(self, count):
+        self.executor = ThreadPoolExecutor(count)
+
+    def close(self):
+        self.executor.shutdown()
