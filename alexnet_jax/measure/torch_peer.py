@@ -4,11 +4,13 @@ PyTorch comes with the 'peers' extra, and is imported by these functions alone.
 """
 
 import contextlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax.measure.clock import Times
 from alexnet_jax.network.alexnet import AlexNet
 
 
@@ -91,48 +93,88 @@ class Peer:
             [decaying, {"params": biases}], lr=0.01, momentum=0.9, fused=True
         )
 
-        def train() -> None:
-            optimizer.zero_grad()
-            loss(x, y).backward()
-            optimizer.step()
-
-        def answer() -> None:
-            with torch.inference_mode():
-                probabilities(x)
-
         def wait() -> None:
             if device == "cuda":
                 torch.cuda.synchronize()
 
-        self.train, self.answer, self.wait = train, answer, wait
-        self.train()
-        self.answer()
-        self.wait()
+        def train(times: int) -> None:
+            for _ in range(times):
+                optimizer.zero_grad()
+                loss(x, y).backward()
+                optimizer.step()
+            wait()
+
+        def answer(times: int) -> None:
+            with torch.inference_mode():
+                for _ in range(times):
+                    probabilities(x)
+            wait()
+
+        self.train, self.answer = train, answer
+        self.train(1)
+        self.answer(1)
 
 
-def prepare(threads: int) -> None:
-    """Lets PyTorch use all cores, and of an accelerator what JAX uses too."""
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high")  # TF32, XLA's choice for float32
-    torch.backends.cudnn.benchmark = True
-
-
-def device_for(platform: str) -> str | None:
-    """PyTorch's name of JAX's kind of device; None where it cannot use it.
+def start(
+    network: AlexNet, params: Any, pixels: np.ndarray, labels: np.ndarray, platform: str
+) -> dict[str, Peer]:
+    """A peer in each of the `MODES` that work here; says in a line which do not.
 
     Args:
-        platform: JAX's name, such as 'cpu' or 'gpu'.
-
-    Raises:
-        ImportError: there is no PyTorch.
+        network: as for a `Peer`.
+        params: likewise.
+        pixels: likewise.
+        labels: likewise.
+        platform: JAX's name of its kind of device, such as 'cpu' or 'gpu'.
     """
+    try:
+        import torch
+    except ImportError:
+        print("no PyTorch to compare with: pip install 'alexnet_jax[peers]'")
+        return {}
+    if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
+        print(f"nothing to compare with: this PyTorch cannot use a {platform}")
+        return {}
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_float32_matmul_precision("high")  # TF32, XLA's choice for float32 too
+    torch.backends.cudnn.benchmark = True
+    device, peers = "cpu" if platform == "cpu" else "cuda", {}
+    for name, mode in MODES.items():
+        try:
+            peers[name] = Peer(network, params, pixels, labels, mode, device)
+        except Exception as error:  # whatever a compiler that is not there leads to
+            first_line = str(error).strip().partition("\n")[0]
+            print(f"PyTorch, {name}: {type(error).__name__}: {first_line}")
+    return peers
+
+
+def speeds(
+    peers: Mapping[str, Peer], times: Mapping[str, Times], images: int
+) -> dict[str, Any] | None:
+    """The best mode's images a second, and each mode's; None without any.
+
+    Args:
+        peers: what `start` gave.
+        times: of 'train MODE' and 'answer MODE'.
+        images: in a batch.
+    """
+    if not peers:
+        return None
     import torch
 
-    if platform == "cpu":
-        return "cpu"
-    return "cuda" if platform == "gpu" and torch.cuda.is_available() else None
+    modes = {
+        mode: {
+            "train_images_per_second": images / times[f"train {mode}"].median,
+            "inference_images_per_second": images / times[f"answer {mode}"].median,
+        }
+        for mode in peers
+    }
+    result: dict[str, Any] = {"torch": torch.__version__}
+    for kind in ("train", "inference"):
+        speed = f"{kind}_images_per_second"
+        best = max(modes, key=lambda mode: modes[mode][speed])
+        result |= {speed: modes[best][speed], f"{kind}_mode": best}
+    return result | {"modes": modes}
 
 
 def as_tensors(
