@@ -1,8 +1,8 @@
 """Times of several things, taken in turn so that a busy machine disturbs all alike."""
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import jax
@@ -43,25 +43,27 @@ def on_device(function: Callable[[], Any]) -> Callable[[int], None]:
 
 
 def in_turn(runs: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str, Times]:
-    """Times each run once a round, after a round that is not counted.
+    """Times each run once a round.
 
     Args:
-        runs: name: run(times), which ends when all is done.
+        runs: name: run(times), which ends when all is done; each has run before, so
+            that nothing is compiled here.
         rounds: readings of each.
 
     Returns:
         Seconds for one time.
     """
-    once = {name: _seconds(run, 1) for name, run in runs.items()}
-    times = {name: max(1, round(LEAST_SECONDS / s)) for name, s in once.items()}
-    readings: dict[str, list[float]] = {name: [] for name in runs}
+    first = {name: _seconds(run, 1) for name, run in runs.items()}
+    times = {name: max(1, round(LEAST_SECONDS / s)) for name, s in first.items()}
+    readings = {name: [s] if times[name] == 1 else [] for name, s in first.items()}
     for _ in range(rounds):
         for name, run in runs.items():
-            readings[name].append(_seconds(run, times[name]))
+            if len(readings[name]) < rounds:
+                readings[name].append(_seconds(run, times[name]))
     return {name: Times(tuple(seconds)) for name, seconds in readings.items()}
 
 
 def _seconds(run: Callable[[int], None], times: int) -> float:
-    start = time.perf_counter()
+    start = perf_counter()
     run(times)
-    return (time.perf_counter() - start) / times
+    return (perf_counter() - start) / times

@@ -145,7 +145,7 @@ def prepare(
     batch: dict[str, jax.Array],
     mean_image: jax.Array,
 ) -> Ours:
-    """Compiles the update and the prediction, and runs the update once."""
+    """Compiles the update and the prediction, and runs each once."""
     start = perf_counter()
     train_step = program.compile()
     compile_seconds = perf_counter() - start
@@ -178,12 +178,14 @@ def prepare(
     side = (mean_image.shape[0] - batch["image"].shape[1]) // 2
     margin = [(0, 0), (side, side), (side, side), (0, 0)]
     images = jnp.pad(batch["image"], margin)
-    return Ours(
+    ours = Ours(
         train=clock.on_device(update),
         answer=clock.on_device(lambda: probabilities(params, images, mean_image)),
         compile_seconds=compile_seconds,
         peak_memory_bytes=peak,
     )
+    ours.answer(1)
+    return ours
 
 
 def table(times: Mapping[str, Times], images: int) -> str:
