@@ -4,7 +4,6 @@ PyTorch comes with the 'peers' extra, and is imported by these functions alone.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -135,10 +134,10 @@ def start(
     if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
         print(f"nothing to compare with: this PyTorch cannot use a {platform}")
         return {}
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.set_float32_matmul_precision("high")  # TF32, XLA's choice for float32 too
-    torch.backends.cudnn.benchmark = True
     device, peers = "cpu" if platform == "cpu" else "cuda", {}
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA chooses there
+        torch.backends.cudnn.benchmark = True
     for name, mode in MODES.items():
         try:
             peers[name] = Peer(network, params, pixels, labels, mode, device)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from apps import refusal
 from compare import relative_difference
 from runs import tiny_config
@@ -125,9 +126,13 @@ def hasty(monkeypatch):
     monkeypatch.setattr(limits, "product_side", lambda: 64)
     modes = {m: torch_peer.MODES[m] for m in ("eager", "channels_last")}
     monkeypatch.setattr(torch_peer, "MODES", modes)  # others: a minute of a compiler
+    # One thread: those of a tiny network wait for each other on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("hasty")
