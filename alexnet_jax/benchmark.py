@@ -1,9 +1,12 @@
 """App: what the program does with a machine, beside limits measured in the same run.
 
+python -m alexnet_jax.benchmark step --config=configs/paper.py
+python -m alexnet_jax.benchmark input --config=configs/paper.py \
+    --config.dataset.source=records --config.dataset.train=prepared
 python -m alexnet_jax.benchmark collectives --config=configs/paper.py \
     --config.mesh.data=128 --config.mesh.tower=2 --config.batch_size=32768
 
-prints for people, and as its last line one JSON object.
+print for people, and as the last line one JSON object.
 """
 
 import json
@@ -14,7 +17,7 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.errors import InputError
-from alexnet_jax.measure import collectives, input_path
+from alexnet_jax.measure import collectives, input_path, step
 
 PAPER = Path(__file__).parents[1] / "configs" / "paper.py"
 
@@ -28,6 +31,7 @@ if __name__ == "__main__":
         lower_bound=0.01,
     )
     MEASUREMENTS = {
+        "step": step.measure,
         "input": lambda config: input_path.measure(config, SECONDS.value),
         "collectives": collectives.measure,
     }

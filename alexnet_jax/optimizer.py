@@ -55,20 +55,32 @@ def _scale_by_rates() -> optax.GradientTransformationExtraArgs:
 def _freezing(
     inner: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner`, whose velocities and updates stand still where the rate is 0."""
+    """`inner`, whose velocities, the updates, stand still at a rate of 0."""
 
     def update(updates, state, params=None, *, rates):
-        moved, new_state = inner.update(updates, state, params, rates=rates)
+        _, new_state = inner.update(updates, state, params, rates=rates)
         old, new = velocities(state), velocities(new_state)
         kept = jax.tree.map(
             lambda v, v_new, rate: jnp.where(rate == 0, v, v_new), old, new, dict(rates)
         )
+        kept = jax.tree.map(_made_once, kept)
         moved = jax.tree.map(
-            lambda u, rate: jnp.where(rate == 0, 0, u), moved, dict(rates)
+            lambda v, rate: jnp.where(rate == 0, 0, v), kept, dict(rates)
         )
         return moved, optax.tree.set(new_state, trace=kept)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _made_once(velocity: jax.Array) -> jax.Array:
+    """Keeps a CPU from computing the velocity twice, for itself and for the weights.
+
+    Each computation would need the weights and velocities as they were, so all of them
+    were copied first: for fc6, 107 ms in place of 15.
+    """
+    return jax.lax.platform_dependent(
+        velocity, cpu=jax.lax.optimization_barrier, default=lambda v: v
+    )
 
 
 def velocities(state: optax.OptState):

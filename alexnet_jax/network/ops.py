@@ -40,10 +40,9 @@ def convolution(
     size, side = kernel.shape[0], x.shape[1]
     overhang = -(side + 2 * padding - size) % stride
     margin = (padding, padding + overhang)
-    x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
     convolve = _convolution_on_cpu if _on_cpu() else _convolution
     outputs = [
-        convolve(maps, kernels, stride)
+        convolve(maps, kernels, stride, margin)
         for maps, kernels in zip(
             jnp.split(x, towers, axis=-1),
             jnp.split(kernel, towers, axis=-1),
@@ -185,36 +184,46 @@ def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _convolution(
+    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int]
+) -> jax.Array:
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        (margin, margin),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def _convolution_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _convolution_on_cpu(
+    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int]
+) -> jax.Array:
     """The same for CPUs: a strided convolution is made dense, then done in stripes.
 
     Blocks of stride×stride pixels become the channels of one (space to depth), so
     conv1's 11×11 over 3 channels at stride 4 turns into 3×3 over 48 at stride 1.
     """
+    if stride == 1:  # where margins are alike
+        return _dense_convolution(margin[0], x, kernel)
     size, _, channels, kernels = kernel.shape
     blocks = -(-size // stride)
-    if stride > 1:
-        spare = blocks * stride - size
-        side = (x.shape[1] - size) // stride + blocks
-        fill = side * stride - x.shape[1]  # completes the last block
-        x = jnp.pad(x, ((0, 0), (0, fill), (0, fill), (0, 0)))
-        x = x.reshape(-1, side, stride, side, stride, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side, side, stride**2 * channels)
-        kernel = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
-        kernel = kernel.reshape(blocks, stride, blocks, stride, channels, kernels)
-        kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
-        kernel = kernel.reshape(blocks, blocks, stride**2 * channels, kernels)
-    return _dense_convolution(x, kernel)
+    spare = blocks * stride - size
+    width = x.shape[1] + sum(margin)
+    side = (width - size) // stride + blocks
+    edge = (margin[0], margin[1] + side * stride - width)  # completes the last block
+    x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)))
+    x = x.reshape(-1, side, stride, side, stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side, side, stride**2 * channels)
+    kernel = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
+    kernel = kernel.reshape(blocks, stride, blocks, stride, channels, kernels)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(blocks, blocks, stride**2 * channels, kernels)
+    return _dense_convolution(0, x, kernel)
 
 
-@jax.custom_vjp
-def _dense_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense_convolution(padding: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Stride-1 convolution as matrix products of stripes with rows of the kernels.
 
     A few images at a time, so that their stripes stay in the cache. On one tower of
@@ -223,39 +232,35 @@ def _dense_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     178, 107 and 70, and stripes 163, 161 and 99.
     """
     size, _, channels, kernels = kernel.shape
-    side = x.shape[1] - size + 1
+    side = x.shape[1] + 2 * padding - size + 1
     rows = kernel.reshape(size, size * channels, kernels)
 
     def some_images(images: jax.Array) -> jax.Array:
-        return sum(
-            stripes @ row
-            for stripes, row in zip(_stripes(images, size), rows, strict=True)
-        )
+        stripes = _stripes(images, size, padding)
+        return sum(stripe @ row for stripe, row in zip(stripes, rows, strict=True))
 
-    outputs = lax.map(some_images, _chunks(x, size))
+    outputs = lax.map(some_images, _chunks(x, size, padding))
     return outputs.reshape(-1, side, side, kernels)
 
 
-def _dense_convolution_forward(x, kernel):
-    return _dense_convolution(x, kernel), (x, kernel)
+def _dense_convolution_forward(padding, x, kernel):
+    return _dense_convolution(padding, x, kernel), (x, kernel)
 
 
-def _dense_convolution_backward(saved, gradient):
+def _dense_convolution_backward(padding, saved, gradient):
     x, kernel = saved
     size, kernels = kernel.shape[0], kernel.shape[-1]
 
-    margin = (size - 1, size - 1)
-    around = jnp.pad(gradient, ((0, 0), margin, margin, (0, 0)))
+    # The zeros around x have no gradient: with them, it would be a quarter more work.
     mirrored = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    of_x = _dense_convolution(around, mirrored)
+    of_x = _dense_convolution(size - 1 - padding, gradient, mirrored)
 
-    images = _chunks(x, size)
+    images = _chunks(x, size, padding)
     gradients = gradient.reshape(len(images), -1, kernels)
 
     def of_some_images(i):
-        return jnp.stack(
-            [stripes.T @ gradients[i] for stripes in _stripes(images[i], size)]
-        )
+        stripes = _stripes(images[i], size, padding)
+        return jnp.stack([stripe.T @ gradients[i] for stripe in stripes])
 
     of_kernel = lax.fori_loop(
         1, len(images), lambda i, sum: sum + of_some_images(i), of_some_images(0)
@@ -266,17 +271,20 @@ def _dense_convolution_backward(saved, gradient):
 _dense_convolution.defvjp(_dense_convolution_forward, _dense_convolution_backward)
 
 
-def _stripes(images: jax.Array, size: int) -> list[jax.Array]:
+def _stripes(images: jax.Array, size: int, padding: int) -> list[jax.Array]:
     """For each row of a kernel, the pixels that it multiplies at every position.
 
     Args:
         images: (B, H, W, C).
         size: side of the kernel.
+        padding: rows and columns of zeros on every side.
 
     Returns:
         `size` arrays (B · H' · W', size · C), slices of one array that holds the
         pixels `size` times; whole patches would hold them size² times.
     """
+    margin = (padding, padding)
+    images = jnp.pad(images, ((0, 0), margin, margin, (0, 0)))
     height, width = images.shape[1] - size + 1, images.shape[2] - size + 1
     wide = jnp.concatenate(
         [images[:, :, left : left + width] for left in range(size)], axis=-1
@@ -286,10 +294,11 @@ def _stripes(images: jax.Array, size: int) -> list[jax.Array]:
     ]
 
 
-def _chunks(x: jax.Array, size: int) -> jax.Array:
+def _chunks(x: jax.Array, size: int, padding: int) -> jax.Array:
     """(B, …) → (chunks, images, …), as many images as have their stripes in cache."""
     batch, height, width, channels = x.shape
-    one_image = height * (width - size + 1) * size * channels * x.dtype.itemsize
+    rows, columns = height + 2 * padding, width + 2 * padding - size + 1
+    one_image = rows * columns * size * channels * x.dtype.itemsize
     most = max(1, _STRIPE_BYTES // one_image)
     images = max(d for d in range(1, min(batch, most) + 1) if batch % d == 0)
     return x.reshape(-1, images, *x.shape[1:])

@@ -150,7 +150,7 @@ def test_the_app_prints_a_table_and_its_sums_for_more_devices_than_there_are():
 
 
 def test_what_cannot_be_measured_is_told():
-    assert "say what to measure: collectives" in refusal("benchmark")
+    assert "say what to measure: step, input, collectives" in refusal("benchmark")
     assert "did you mean 'collectives'" in refusal("benchmark", "colectives")
     assert "mesh.tower=3" in refusal(
         "benchmark", "collectives", "--config.mesh.tower=3"
