@@ -165,8 +165,8 @@ def test_step_tells_speeds_limits_and_shares(capsys):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "say what to measure: step, collectives"),
-        (["stop"], "benchmark='stop': allowed are step, collectives; did you mean"),
+        ([], "say what to measure: step, input, collectives"),
+        (["stop"], "benchmark='stop': allowed are step, input, collectives; did you mean"),
         (["step", "more"], "'more': not a flag; see --help"),
         (["step", "--config.mesh.data=2"], "mesh.data=2: benchmark step measures one"),
         (
