@@ -166,7 +166,7 @@ def test_step_tells_speeds_limits_and_shares(capsys):
     ("arguments", "line"),
     [
         ([], "say what to measure: step, input, collectives"),
-        (["stop"], "benchmark='stop': allowed are step, input, collectives; did you mean"),
+        (["stop"], "benchmark='stop': allowed are step, input, collectives; did you"),
         (["step", "more"], "'more': not a flag; see --help"),
         (["step", "--config.mesh.data=2"], "mesh.data=2: benchmark step measures one"),
         (
