@@ -1,9 +1,10 @@
 """App: what the program does with a machine, beside limits measured in the same run.
 
+python -m alexnet_jax.benchmark step --config=configs/paper.py
 python -m alexnet_jax.benchmark collectives --config=configs/paper.py \
     --config.mesh.data=128 --config.mesh.tower=2 --config.batch_size=32768
 
-prints for people, and as its last line one JSON object.
+print for people, and as the last line one JSON object.
 """
 
 import json
@@ -12,9 +13,9 @@ from pathlib import Path
 
 from alexnet_jax import cli
 from alexnet_jax.errors import InputError
-from alexnet_jax.measure import collectives
+from alexnet_jax.measure import collectives, step
 
-MEASUREMENTS = {"collectives": collectives.measure}
+MEASUREMENTS = {"step": step.measure, "collectives": collectives.measure}
 PAPER = Path(__file__).parents[1] / "configs" / "paper.py"
 
 

@@ -1,0 +1,63 @@
+"""What this machine can do at best: multiply matrices, and move memory."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.measure import clock
+
+RUNS = ("matrix product", "memory")
+COPIED_BYTES = 256 << 20  # several times what any cache holds
+
+
+class Limits(NamedTuple):
+    """Rates of the best round.
+
+    Attributes:
+        flops: floating-point operations a second of a large matrix product.
+        bytes: read and written a second by a pass over a large array.
+    """
+
+    flops: float
+    bytes: float
+
+    def seconds(self, flop: float, bytes: float) -> float:
+        """The least time for so much work: whichever of the two takes longer."""
+        return max(flop / self.flops, bytes / self.bytes)
+
+
+def product_side() -> int:
+    """Side of the large matrices: large enough for the device, and soon done."""
+    return 3072 if jax.default_backend() == "cpu" else 8192
+
+
+def make_runs(dtype: Any) -> dict[str, Callable[[int], None]]:
+    """Runs for `clock.in_turn`, on the default device.
+
+    Args:
+        dtype: of the matrices.
+    """
+    side = product_side()
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    product = jax.jit(jnp.matmul)
+    # In place: for a new array, an operating system first has to find the pages.
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    memory = [jnp.zeros(COPIED_BYTES // 4, jnp.float32)]
+
+    def pass_over() -> jax.Array:
+        memory[0] = step(memory[0])
+        return memory[0]
+
+    passes = (lambda: product(matrix, matrix), pass_over)
+    runs = dict(zip(RUNS, map(clock.on_device, passes), strict=True))
+    for run in runs.values():
+        run(1)  # compiles it
+    return runs
+
+
+def read(times: dict[str, clock.Times]) -> Limits:
+    """The limits, from times of `make_runs`."""
+    product, memory = (times[name].least for name in RUNS)
+    return Limits(2 * product_side() ** 3 / product, 2 * COPIED_BYTES / memory)
