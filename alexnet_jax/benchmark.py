@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax import cli
+from alexnet_jax import cli, compilation
 from alexnet_jax.errors import InputError
 from alexnet_jax.measure import collectives, step
 
@@ -27,6 +27,7 @@ if __name__ == "__main__":
         if len(argv) < 2:
             raise InputError(f"say what to measure: {', '.join(MEASUREMENTS)}")
         cli.no_more_arguments(argv[1:])
+        compilation.always()
         measure = MEASUREMENTS[cli.one_of(argv[1], list(MEASUREMENTS), "benchmark")]
         print(json.dumps(measure(CONFIG.value)))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli, processes
+from alexnet_jax import cli, compilation, processes
 from alexnet_jax.train import train
 
 if __name__ == "__main__":
@@ -29,6 +29,7 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> int:
         """Trains as the flags say."""
         cli.no_more_arguments(argv)
+        compilation.keep()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
             stopped_by = train(CONFIG.value, Path(WORKDIR.value))
         return 128 + stopped_by if stopped_by else 0
