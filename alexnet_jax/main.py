@@ -23,6 +23,12 @@ if __name__ == "__main__":
         "Folder of this run: config, statistics, metrics, checkpoints.",
         required=True,
     )
+    PROFILE = flags.DEFINE_bool(
+        "profile",
+        False,
+        "Record updates 10 to 15 of this start in the workdir's profile/, for Perfetto "
+        "or TensorBoard.",
+    )
     COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
     flags.mark_flag_as_required("config")
 
@@ -31,7 +37,7 @@ if __name__ == "__main__":
         cli.no_more_arguments(argv)
         compilation.keep()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
-            stopped_by = train(CONFIG.value, Path(WORKDIR.value))
+            stopped_by = train(CONFIG.value, Path(WORKDIR.value), PROFILE.value)
         return 128 + stopped_by if stopped_by else 0
 
     cli.run(main)
