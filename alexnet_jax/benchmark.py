@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, compilation
 from alexnet_jax.errors import InputError
 from alexnet_jax.measure import collectives, input_path, step
 
@@ -41,6 +41,7 @@ if __name__ == "__main__":
         if len(argv) < 2:
             raise InputError(f"say what to measure: {', '.join(MEASUREMENTS)}")
         cli.no_more_arguments(argv[1:])
+        compilation.always()
         measure = MEASUREMENTS[cli.one_of(argv[1], list(MEASUREMENTS), "benchmark")]
         print(json.dumps(measure(CONFIG.value)))
 

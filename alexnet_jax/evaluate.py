@@ -16,7 +16,15 @@ import ml_collections
 from absl import flags
 from tqdm import tqdm
 
-from alexnet_jax import cli, experiment, inference, parallel, pictures, processes
+from alexnet_jax import (
+    cli,
+    compilation,
+    experiment,
+    inference,
+    parallel,
+    pictures,
+    processes,
+)
 from alexnet_jax.data.loader import evaluation_batches
 from alexnet_jax.errors import InputError
 
@@ -107,6 +115,7 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> None:
         """Prints the rates, for people and then as one JSON object."""
         cli.no_more_arguments(argv)
+        compilation.keep()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
             rates = evaluate(
                 cli.work_directories(CHECKPOINT.value),

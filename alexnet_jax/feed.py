@@ -1,10 +1,12 @@
-"""Host batches → global arrays on the mesh, one ahead of the training."""
+"""Host batches → global arrays on the mesh, one ahead of the training; and rates."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grain
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import parallel
@@ -52,3 +54,25 @@ class Feed:
         """Ends the thread, then the workers behind the batches."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._batches.close()
+
+
+class SeldomChanging:
+    """Numbers that are sent to the devices only when they are others than before.
+
+    Given to a compiled function as Python's, each of them would be sent anew each time.
+    """
+
+    def __init__(self, mesh: Mesh):
+        """Has sent nothing yet.
+
+        Args:
+            mesh: where they go.
+        """
+        self._mesh, self._sent, self._there = mesh, None, None
+
+    def there(self, numbers: Any) -> Any:
+        """A tree of numbers as float32 on every device."""
+        if numbers != self._sent:
+            arrays = jax.tree.map(lambda x: np.asarray(x, np.float32), numbers)
+            self._sent, self._there = numbers, parallel.everywhere(self._mesh, arrays)
+        return self._there

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli, processes
+from alexnet_jax import cli, compilation, processes
 from alexnet_jax.train import train
 
 if __name__ == "__main__":
@@ -23,14 +23,21 @@ if __name__ == "__main__":
         "Folder of this run: config, statistics, metrics, checkpoints.",
         required=True,
     )
+    PROFILE = flags.DEFINE_bool(
+        "profile",
+        False,
+        "Record updates 10 to 15 of this start in the workdir's profile/, for Perfetto "
+        "or TensorBoard.",
+    )
     COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
     flags.mark_flag_as_required("config")
 
     def main(argv: Sequence[str]) -> int:
         """Trains as the flags say."""
         cli.no_more_arguments(argv)
+        compilation.keep()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
-            stopped_by = train(CONFIG.value, Path(WORKDIR.value))
+            stopped_by = train(CONFIG.value, Path(WORKDIR.value), PROFILE.value)
         return 128 + stopped_by if stopped_by else 0
 
     cli.run(main)

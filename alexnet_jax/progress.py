@@ -1,9 +1,9 @@
 """What a person sees of a training: the table of parameters and a line now and then."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from alexnet_jax.cli import say
 from alexnet_jax.metrics import MetricsFile
 from alexnet_jax.network.alexnet import LAYERS
 
+SLOWER = 0.02  # share of the time waited for data from which pictures are slower
 STUCK_UPDATES = 500  # at a loss of ln(classes) before we say that this is known
 
 
@@ -26,6 +27,7 @@ class Progress:
         images: int,
         classes: int,
         total: int,
+        most_images_per_second: float,
     ):
         """Starts the clock.
 
@@ -35,22 +37,25 @@ class Progress:
             images: in the training set.
             classes: for the loss of a network that knows only their number.
             total: updates in the whole run.
+            most_images_per_second: that the devices could compute with; MFU (model FLOP
+                utilisation) is a share of it.
         """
         self._metrics, self._config = metrics, config
         self._total, self._know_nothing = total, math.log(classes)
+        self._most_images_per_second = most_images_per_second
         self._steps_a_validation = config.validate_every_epochs * (
             images / config.batch_size
         )
-        self._since, self._step, self._waited = time.perf_counter(), None, 0.0
+        self._since, self._step, self._waited = perf_counter(), None, 0.0
         self._validating = self._validation_seconds = 0.0
         self._stuck, self._say_at = 0.0, STUCK_UPDATES
 
     @contextmanager
     def validating(self) -> Iterator[None]:
         """The time inside is not training time."""
-        start = time.perf_counter()
+        start = perf_counter()
         yield
-        self._validation_seconds = time.perf_counter() - start
+        self._validation_seconds = perf_counter() - start
         self._validating += self._validation_seconds
 
     def write(self, line: dict[str, Any], waited: float) -> None:
@@ -69,7 +74,7 @@ class Progress:
         line["train/loss"] = rates["loss"]
         line["train/top1_error"] = rates["top1_error"]
 
-        now = time.perf_counter()
+        now = perf_counter()
         seconds = max(now - self._since - self._validating, 1e-9)
         # The first line counts from the start of this process: a resumed run's sums
         # may hold updates of the one before.
@@ -80,6 +85,7 @@ class Progress:
             speed = steps * self._config.batch_size / seconds
             line["train/images_per_second"] = speed
             line["train/data_wait"] = wait
+            line["train/mfu"] = speed / self._most_images_per_second
         self._since, self._step, self._waited = now, line["step"], waited
         self._validating = 0.0
         if self._metrics:
@@ -93,11 +99,13 @@ class Progress:
             f"rate {line['train/learning_rate']:.0e}",
         ]
         if speed:
+            slower = "pictures" if wait >= SLOWER else "devices"
             left = (self._total - line["step"]) * self._config.batch_size / speed
             left += self._validations_left(line["step"]) * self._validation_seconds
             parts += [
                 f"{speed:,.0f} images/s",
-                f"waiting for data {wait:.0%}",
+                f"MFU {line['train/mfu']:.0%}",
+                f"waiting for data {wait:.0%}: {slower} are slower",
                 f"{duration(left)} left",
             ]
         say("  ".join(parts))

@@ -2,10 +2,8 @@
 
 import dataclasses
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.experimental.multihost_utils import reached_preemption_sync_point
 from jax.sharding import Mesh
 
 from alexnet_jax import experiment, inference, parallel, pictures, processes
@@ -23,23 +20,29 @@ from alexnet_jax.data.loader import evaluation_batches, training_batches
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError, NonFiniteError
-from alexnet_jax.feed import Feed
+from alexnet_jax.feed import Feed, SeldomChanging
 from alexnet_jax.inference import Model
-from alexnet_jax.metrics import MetricsFile, Sums
+from alexnet_jax.measure import limits, work
+from alexnet_jax.metrics import MetricsFile
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.optimizer import Plateau, Rates
 from alexnet_jax.program import make_program
 from alexnet_jax.progress import Progress, parameter_table
 from alexnet_jax.step import State
+from alexnet_jax.stop import Stop, stop_signal
+from alexnet_jax.trace import Trace
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
+def train(
+    config: ml_collections.ConfigDict, workdir: Path, profile: bool = False
+) -> int | None:
     """Trains, validating as it goes, from the newest checkpoint if there is one.
 
     Args:
         config: see configs/base.py.
         workdir: made where there is none; a run with the same one goes on exactly
             where it stopped.
+        profile: records a few updates in workdir/profile (see `Trace`).
 
     Each of several processes (`processes.joined`) calls this with the same config and
     the same workdir, on a disk that all of them share.
@@ -69,7 +72,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> int | None:
             Checkpoints(workdir / "checkpoints", keep=config.checkpoints_to_keep)
         ) as checkpoints,
     ):
-        run = Run(config, workdir, mesh, training, validation, statistics, checkpoints)
+        run = Run(
+            config,
+            workdir,
+            mesh,
+            training,
+            validation,
+            statistics,
+            checkpoints,
+            profile,
+        )
         run.go(stop)
     done = int(run.state.step)
     if stop.signal and done < run.total and not run.finished:
@@ -91,6 +103,7 @@ class Run:
         validation: Source,
         statistics: Statistics,
         checkpoints: Checkpoints,
+        profile: bool,
     ):
         """Restores the state, or initialises it in its place on the mesh."""
         self.config, self.workdir, self.mesh = config, workdir, mesh
@@ -113,6 +126,11 @@ class Run:
         self.total = experiment.updates(config, len(training))
         self.checkpoints = checkpoints
         self.state, self.seconds = self.first_state()
+        self.trace = Trace(
+            workdir / "profile" if profile and processes.first() else None,
+            int(self.state.step),
+            self.total,
+        )
         self.progress = Progress(
             MetricsFile(workdir / "metrics.jsonl", int(self.state.step))
             if processes.first()
@@ -121,6 +139,7 @@ class Run:
             len(training),
             len(training.classes),
             self.total,
+            self.most_images_per_second(),
         )
 
     def first_state(self) -> tuple[State, float]:
@@ -142,7 +161,14 @@ class Run:
         say(f"going on after update {int(state.step):,}")
         return state, memory.get("seconds", 0.0)
 
-    def go(self, stop: "Stop") -> None:
+    def most_images_per_second(self) -> float:
+        """If the devices did nothing but multiply matrices: what MFU is a share of."""
+        network, images = self.program.network, self.config.batch_size
+        layers = work.layers_of(network, images, self.config.augment.crop)
+        flop = work.training_flop(layers) / images
+        return limits.product_flops(self.mesh, network.dtype) / flop
+
+    def go(self, stop: Stop) -> None:
         """Updates, lines, validations and checkpoints until the end, or a signal."""
         config, done = self.config, int(self.state.step)
         started = time.perf_counter()
@@ -162,21 +188,20 @@ class Run:
             ),
             self.mesh,
         )
-        loss = jnp.zeros(())
+        rates_there, loss = SeldomChanging(self.mesh), jnp.zeros(())
         line: dict[str, Any] = {}  # to be written once its numbers are read
-        with (
-            closing(self.progress),
-            closing(feed),
-        ):
+        with closing(self.progress), closing(feed), closing(self.trace):
             for step in range(done + 1, self.total + 1):
                 if self.finished:
                     break
+                self.trace.before(step, loss)
                 batch = feed.take(busy_with=loss)
                 rates = self.rates(step)
                 before = loss
-                self.state, loss = self.program.train_step(
-                    self.state, batch, self.mean_image, rates
-                )
+                with jax.profiler.StepTraceAnnotation("update", step_num=step):
+                    self.state, loss = self.program.train_step(
+                        self.state, batch, self.mean_image, rates_there.there(rates)
+                    )
                 # The devices are busy with this step; now the last one is read.
                 require_finite(before, step - 1)
                 if line:
@@ -228,7 +253,9 @@ class Run:
             "train": self.state.sums,
             "train/learning_rate": rates["fc8"]["kernel"],
         }
-        zero = parallel.everywhere(self.mesh, jax.tree.map(np.asarray, Sums.zero()))
+        # Made here: the devices would make zeros after this step, and we wait for it.
+        zero = jax.tree.map(lambda _: np.zeros((), np.float32), self.state.sums)
+        zero = parallel.everywhere(self.mesh, zero)
         self.state = dataclasses.replace(self.state, sums=zero)
         return line
 
@@ -289,43 +316,3 @@ def require_finite(loss: jax.Array, step: int) -> None:
             f"the loss is {float(loss)} at update {step}; the last good checkpoint is "
             "kept: go on from it with a lower optimizer.rate in a new --workdir"
         )
-
-
-@dataclasses.dataclass
-class Stop:
-    """The signal that asked for the end of the training, if one did."""
-
-    signal: int | None = None
-
-    def asked(self, step: int) -> bool:
-        """Whether to end after this update; several processes end after the same."""
-        if reached_preemption_sync_point(step):  # False where there is one process
-            self.signal = signal.SIGTERM
-        return self.signal is not None
-
-
-@contextmanager
-def stop_signal() -> Iterator[Stop]:
-    """Notes SIGTERM and SIGINT, in place of what they do otherwise.
-
-    A second SIGINT (Ctrl-C) does what it always does. Of several processes, JAX tells
-    all about the SIGTERM that one has got; SIGINT becomes one.
-    """
-    stop = Stop()
-    alone = jax.process_count() == 1
-
-    def note(number: int, _frame: object) -> None:
-        if number == signal.SIGINT:
-            signal.signal(number, before[number])
-        if alone:
-            stop.signal = number
-        else:
-            signal.raise_signal(signal.SIGTERM)
-
-    numbers = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
-    before = {int(n): signal.signal(n, note) for n in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

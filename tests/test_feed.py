@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import PictureError
-from alexnet_jax.feed import Feed
+from alexnet_jax.feed import Feed, SeldomChanging
 from alexnet_jax.parallel import make_mesh
 
 
@@ -96,3 +96,15 @@ def test_an_error_of_the_data_reaches_the_training(batches):
         feed.take(Devices(lambda: None))
     feed.close()
     assert batches.closed
+
+
+def test_rates_are_sent_when_they_are_others_than_before():
+    rates = SeldomChanging(make_mesh(2, 1, 2, 2))
+    first = rates.there({"conv1": {"kernel": 0.01, "bias": 0.02}})
+    assert rates.there({"conv1": {"kernel": 0.01, "bias": 0.02}}) is first
+    assert first["conv1"]["bias"] == np.float32(0.02)
+    assert len(first["conv1"]["bias"].sharding.device_set) == 2
+
+    dropped = rates.there({"conv1": {"kernel": 0.001, "bias": 0.02}})
+    assert dropped["conv1"]["kernel"] == np.float32(0.001)
+    assert first["conv1"]["kernel"] == np.float32(0.01)

@@ -13,14 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "alexnet_jax"
 
 # From the ground up: a module imports from the floors below its own, or its own folder.
 FLOORS = (
-    {"errors"},
+    {"compilation", "errors"},
     {"cli", "data", "metrics", "network", "optimizer"},
-    {"parallel", "processes"},
+    {"parallel", "processes", "stop", "trace"},
     {"inference", "step"},
     {"checkpoint", "feed", "limits", "pictures", "progress"},
     {"experiment"},
     {"program"},
-    {"evaluate", "measure", "train"},
+    {"measure"},
+    {"evaluate", "train"},
     {"benchmark", "convert", "main", "predict", "prepare", "report"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -31,6 +32,7 @@ KNOW_THE_CONFIG = {
     "pictures",
     "program",
     "progress",
+    "measure",
     *FLOORS[-2],
     *FLOORS[-1],
 }

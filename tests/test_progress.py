@@ -6,14 +6,30 @@ import pytest
 from runs import tiny_config
 from small import small_network, small_params
 
+from alexnet_jax import progress as progress_module
 from alexnet_jax.metrics import MetricsFile, Sums
 from alexnet_jax.progress import Progress, duration, parameter_table
 
 
 @pytest.fixture
-def progress(tmp_path):
+def seconds(monkeypatch) -> list[float]:
+    """A clock that stands still but for what is added to its one number."""
+    now = [0.0]
+    monkeypatch.setattr(progress_module, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def progress(tmp_path, seconds):
     metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
-    progress = Progress(metrics, tiny_config(), images=100, classes=10, total=2000)
+    progress = Progress(
+        metrics,
+        tiny_config(),
+        images=100,
+        classes=10,
+        total=2000,
+        most_images_per_second=160.0,
+    )
     yield progress
     progress.close()
 
@@ -24,8 +40,14 @@ def line(step: int, updates: int, loss: float, top1: float = 0.5) -> dict:
     return {"step": step, "epoch": 0.5, "train": sums, "train/learning_rate": 0.01}
 
 
-def test_lines_hold_means_and_speed_from_the_second_on(progress, tmp_path, capsys):
-    progress.write(line(20, 20, 2.5), waited=0.0)
+def test_lines_hold_means_and_speed_from_the_second_on(
+    progress, seconds, tmp_path, capsys
+):
+    seconds[0] += 100
+    progress.write(line(20, 20, 2.5), waited=50.0)
+    seconds[0] += 8
+    with progress.validating():
+        seconds[0] += 3
     progress.write(
         line(40, 20, 2.0, 0.25)
         | {
@@ -33,7 +55,7 @@ def test_lines_hold_means_and_speed_from_the_second_on(progress, tmp_path, capsy
             "validation/top1_error": 0.375,
             "validation/top5_error": 0.125,
         },
-        waited=1e9,
+        waited=51.0,
     )
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     first, second = map(json.loads, lines)
@@ -42,14 +64,35 @@ def test_lines_hold_means_and_speed_from_the_second_on(progress, tmp_path, capsy
         "train/loss": 2.5, "train/top1_error": 0.5,
     }  # fmt: skip
     assert second["train/loss"] == 2.0
-    assert second["train/images_per_second"] > 0
-    assert second["train/data_wait"] == 1  # a share, whatever the clocks say
+    assert second["train/images_per_second"] == 16 * 20 / 8
+    assert second["train/data_wait"] == 1 / 8
+    assert second["train/mfu"] == 40 / 160
     printed = capsys.readouterr().out
     assert "update 40/2,000  loss 2.0000  top-1 error  25.0%  rate 1e-02" in printed
-    assert "waiting for data 100%" in printed
+    assert (
+        "  40 images/s  MFU 25%  waiting for data 12%: pictures are slower" in printed
+    )
+    # 1,960 updates of 16 pictures at 40 a second, and 313.6 validations of 3 seconds.
+    assert "  28 min 45 s left\n" in printed
     assert printed.endswith(
         "validation: loss 2.2500  top-1 error 37.50%  top-5 error 12.50%\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("waited", "words"),
+    [
+        (0.0, "0%: devices are slower"),
+        (0.15, "2%: devices are slower"),
+        (0.16, "2%: pictures are slower"),
+        (1e9, "100%: pictures are slower"),  # a share, whatever the clocks say
+    ],
+)
+def test_a_line_says_who_waits_for_whom(progress, seconds, capsys, waited, words):
+    progress.write(line(20, 20, 2.5), waited=0.0)
+    seconds[0] += 8
+    progress.write(line(40, 20, 2.5), waited)
+    assert f"  waiting for data {words}  " in capsys.readouterr().out
 
 
 def test_a_loss_at_ln_classes_is_told_of_after_500_updates_and_then_1000(

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from compare import relative_difference
@@ -13,6 +14,7 @@ from alexnet_jax.parallel import make_mesh
 from alexnet_jax.step import initial_state, make_train_step, training_pixels
 
 NETWORK = small_network()
+ROUNDED = small_network(dtype=jnp.bfloat16)
 # Without momentum and decay at rate 1, an update is the gradient.
 BARE = momentum_with_decay(0.0, 0.0)
 SEED = 2
@@ -24,15 +26,15 @@ def start(network=NETWORK, seed: int = 3):
 
 
 @functools.cache
-def train_step():
+def train_step(network=NETWORK):
     mesh = make_mesh(1, 1, 2, batch_size=1)
-    return quick_jit(make_train_step(NETWORK, BARE, mesh, SEED, "crop"))
+    return quick_jit(make_train_step(network, BARE, mesh, SEED, "crop"))
 
 
-def update(state, batch):
+def update(state, batch, network=NETWORK):
     """The loss, the gradient and the new state of an update."""
     rates = jax.tree.map(lambda _: 1.0, state.params)
-    new, loss = train_step()(state, batch, mean_image(), rates)
+    new, loss = train_step(network)(state, batch, mean_image(), rates)
     gradient = jax.tree.map(np.negative, jax.device_get(velocities(new.velocity)))
     return float(loss), gradient, new
 
@@ -151,6 +153,45 @@ def test_state_counts_updates_and_sums_over_them():
     np.testing.assert_allclose(
         twice.sums.loss, float(once.sums.loss) + 4 * loss, rtol=1e-5
     )
+
+
+def test_bfloat16_only_rounds():
+    exact_loss, exact, _ = update(start(), small_batch(4))
+    loss, gradient, new = update(start(), small_batch(4), ROUNDED)
+    assert {x.dtype for x in jax.tree.leaves((new.params, new.velocity, new.sums))} == {
+        np.dtype("float32")
+    }
+    assert 0 < relative_difference(loss, exact_loss) < 0.01
+    for layer in exact:
+        # Rounding decides which of two close maxima a pooling passes a gradient to.
+        bound = 0.3 if layer.startswith("conv") else 0.02
+        difference = relative_difference(gradient[layer], exact[layer])
+        assert 1e-4 < difference < bound, layer
+
+
+def test_in_bfloat16_sums_over_positions_examples_and_classes_are_float32():
+    rates = jax.tree.map(lambda _: 1.0, start().params)
+    arguments = start(), small_batch(4), mean_image(), rates
+    sums = [
+        equation
+        for equation in equations(train_step(ROUNDED).trace(*arguments).jaxpr)
+        if equation.primitive.name in ("reduce_sum", "exp", "log")
+    ]
+    assert len(sums) > 20
+    assert not [e for e in sums for x in e.outvars if x.aval.dtype == jnp.bfloat16]
+
+
+def equations(program):
+    """Those of a traced program and of all programs in it."""
+    for equation in program.eqns:
+        yield equation
+        for inside in jax.tree.leaves(list(equation.params.values()), is_leaf=traced):
+            if traced(inside):
+                yield from equations(inside)
+
+
+def traced(value) -> bool:
+    return hasattr(value, "eqns")
 
 
 def test_every_update_drops_other_units_and_always_the_same():

@@ -23,7 +23,8 @@ from runs import (
 
 from alexnet_jax import metrics
 from alexnet_jax.errors import InputError, NonFiniteError
-from alexnet_jax.train import stop_signal, train
+from alexnet_jax.stop import stop_signal
+from alexnet_jax.train import train
 
 
 def interrupt_after_line(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:

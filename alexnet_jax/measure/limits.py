@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from alexnet_jax.measure import clock
 
@@ -55,6 +56,26 @@ def make_runs(dtype: Any) -> dict[str, Callable[[int], None]]:
     for run in runs.values():
         run(1)  # compiles it
     return runs
+
+
+def product_flops(mesh: Mesh, dtype: Any) -> float:
+    """FLOP/s of large matrix products on all devices of a mesh, after a moment's look.
+
+    One device is looked at, for less than half a second. Devices that XLA has made of
+    one processor share its cores, and count once for each process.
+
+    Args:
+        mesh: the devices.
+        dtype: of the matrices.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    side = 1536 if on_cpu else product_side()  # an eighth of the work
+    matrix, product = jnp.ones((side, side), dtype), jax.jit(jnp.matmul)
+    run = clock.on_device(lambda: product(matrix, matrix))
+    run(1)  # compiles it
+    rate = 2 * side**3 / clock.in_turn({"": run}, 3)[""].least
+    processes = {device.process_index for device in mesh.devices.flat}
+    return rate * (len(processes) if on_cpu else mesh.size)
 
 
 def read(times: dict[str, clock.Times]) -> Limits:

@@ -49,7 +49,8 @@ class AlexNet(nn.Module):
         stddevs: of the Gaussian weights, conv1 to fc8 (§5).
         biases: the constants that biases start from, conv1 to fc8 (§5).
         dropout_rate: of fc6 and fc7 (§4.2).
-        dtype: of the computation; parameters are float32 always.
+        dtype: of the computation; parameters, their gradients and logits are float32
+            always.
         towers_here: towers on this device, 1 or `towers`.
         tower_axis: mesh axis over which the towers are spread; None where there is
             no mesh around, as in `init`.
@@ -124,8 +125,7 @@ class AlexNet(nn.Module):
         x = nn.relu(self.fc("fc7")(x))  # 2048
         x = self.drop(x, rows)
 
-        x = self.fc("fc8")(x, combine=self.add_towers)  # 1000, the same in both
-        return x.astype(jnp.float32)
+        return self.fc("fc8")(x, combine=self.add_towers)  # 1000, the same in both
 
     def both_towers(self, x: jax.Array, before: str) -> jax.Array:
         """Fetches the other tower's maps: the kernels that follow read all (§3.2).
@@ -223,6 +223,9 @@ class AlexNet(nn.Module):
             stddev=self.stddevs[layer],
             bias=self.biases[layer],
             dtype=self.dtype,
+            result=jnp.float32
+            if name == "fc8"
+            else self.dtype,  # logits are not rounded
             name=name,
         )
 
@@ -252,7 +255,9 @@ class Convolution(nn.Module):
             padding=self.padding,
             towers=self.groups,
         )
-        return x + bias.astype(self.dtype)
+        # Added in float32: in bfloat16 the bias's gradient would be a sum of bfloat16s
+        # over all positions of a batch, of which the last ones no longer count.
+        return (x + bias).astype(self.dtype)
 
 
 class FullyConnected(nn.Module):
@@ -262,6 +267,7 @@ class FullyConnected(nn.Module):
     stddev: float
     bias: float
     dtype: jnp.dtype
+    result: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, combine=lambda partial_sums: partial_sums):
@@ -269,4 +275,5 @@ class FullyConnected(nn.Module):
         shape = (x.shape[-1], self.units)
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.units,))
-        return combine(x @ kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        x = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=self.result)
+        return (combine(x) + bias).astype(self.result)

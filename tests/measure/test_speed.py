@@ -79,6 +79,18 @@ def test_limits_are_those_of_the_quickest_round(monkeypatch):
     assert found.seconds(flop=1, bytes=2**34) == 4.0
 
 
+@pytest.mark.parametrize(("shape", "devices"), [((1, 1), 1), ((2, 2), 4), ((4, 2), 8)])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_devices_made_of_one_processor_count_once(backend, shape, devices, monkeypatch):
+    half_a_second = {"": clock.Times((0.75, 0.5, 0.625))}
+    monkeypatch.setattr(clock, "in_turn", lambda runs, rounds: half_a_second)
+    monkeypatch.setattr(limits, "product_side", lambda: 1536)
+    mesh = make_mesh(tiny_config({"mesh.data": shape[0], "mesh.tower": shape[1]}))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    found = limits.product_flops(mesh, jnp.float32)
+    assert found == 2 * 1536**3 / 0.5 * (devices if backend == "gpu" else 1)
+
+
 @pytest.fixture(scope="module")
 def parts() -> dict[str, operations.Operation]:
     config = tiny_config({"batch_size": 2})

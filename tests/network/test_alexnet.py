@@ -205,3 +205,4 @@ def test_bfloat16_computes_the_same_network_roughly():
     rough = quick_jit(network.clone(dtype=jnp.bfloat16).apply)({"params": params}, x)
     assert rough.dtype == jnp.float32
     assert 1e-6 < relative_difference(rough, exact) < 0.05
+    assert (rough != rough.astype(jnp.bfloat16)).mean() > 0.9, "logits are not rounded"
