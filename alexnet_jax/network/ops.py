@@ -5,7 +5,7 @@ along the channels. Each operation states the plain formula it computes; the tes
 compare it, and its gradient, with that formula.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, reduce
 
 import jax
@@ -41,15 +41,7 @@ def convolution(
     overhang = -(side + 2 * padding - size) % stride
     margin = (padding, padding + overhang)
     convolve = _convolution_on_cpu if _on_cpu() else _convolution
-    outputs = [
-        convolve(maps, kernels, stride, margin)
-        for maps, kernels in zip(
-            jnp.split(x, towers, axis=-1),
-            jnp.split(kernel, towers, axis=-1),
-            strict=True,
-        )
-    ]
-    return jnp.concatenate(outputs, axis=-1)
+    return convolve(x, kernel, stride, margin, towers)
 
 
 def response_normalisation(
@@ -76,12 +68,13 @@ def response_normalisation(
         towers: windows are cut where one tower's maps end.
     """
     one = np.arange(x.shape[-1] // towers)
-    window = np.abs(one[:, None] - one[None, :]) <= depth // 2
-    band = np.kron(np.eye(towers), window).astype(np.float32)
+    band = (np.abs(one[:, None] - one[None, :]) <= depth // 2).astype(np.float32)
 
     def adjacent_maps(squares: jax.Array) -> jax.Array:
         # A banded matrix product: five shifted sums take twice as long on a CPU.
-        return jnp.matmul(squares, band, precision=lax.Precision.HIGHEST)
+        of_towers = squares.reshape(*squares.shape[:-1], towers, one.size)
+        sums = jnp.matmul(of_towers, band, precision=lax.Precision.HIGHEST)
+        return sums.reshape(squares.shape)
 
     return _normalise(adjacent_maps, k, alpha, beta, x)
 
@@ -185,19 +178,28 @@ def _on_cpu() -> bool:
 
 
 def _convolution(
-    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int]
+    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int], towers: int
 ) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        (margin, margin),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    outputs = [
+        lax.conv_general_dilated(
+            maps,
+            kernels,
+            (stride, stride),
+            (margin, margin),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        for maps, kernels in _each_tower(towers, x, kernel)
+    ]
+    return jnp.concatenate(outputs, axis=-1)
+
+
+def _each_tower(towers: int, *arrays: jax.Array) -> Iterator[tuple[jax.Array, ...]]:
+    """The part of each array that belongs to a tower, for each tower."""
+    return zip(*(jnp.split(x, towers, axis=-1) for x in arrays), strict=True)
 
 
 def _convolution_on_cpu(
-    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int]
+    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int], towers: int
 ) -> jax.Array:
     """The same for CPUs: a strided convolution is made dense, then done in stripes.
 
@@ -205,7 +207,18 @@ def _convolution_on_cpu(
     conv1's 11×11 over 3 channels at stride 4 turns into 3×3 over 48 at stride 1.
     """
     if stride == 1:  # where margins are alike
-        return _dense_convolution(margin[0], x, kernel)
+        return _dense_convolution(margin[0], towers, x, kernel)
+    outputs = [
+        _dense_convolution(0, 1, *_space_to_depth(maps, kernels, stride, margin))
+        for maps, kernels in _each_tower(towers, x, kernel)
+    ]
+    return jnp.concatenate(outputs, axis=-1)
+
+
+def _space_to_depth(
+    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """Pixels and kernels whose convolution at stride 1 is the one at this stride."""
     size, _, channels, kernels = kernel.shape
     blocks = -(-size // stride)
     spare = blocks * stride - size
@@ -218,15 +231,17 @@ def _convolution_on_cpu(
     kernel = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
     kernel = kernel.reshape(blocks, stride, blocks, stride, channels, kernels)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
-    kernel = kernel.reshape(blocks, blocks, stride**2 * channels, kernels)
-    return _dense_convolution(0, x, kernel)
+    return x, kernel.reshape(blocks, blocks, stride**2 * channels, kernels)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dense_convolution(padding: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _dense_convolution(
+    padding: int, towers: int, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
     """Stride-1 convolution as matrix products of stripes with rows of the kernels.
 
-    A few images at a time, so that their stripes stay in the cache. On one tower of
+    A few images at a time, so that their stripes stay in the cache, and the towers are
+    taken apart and put together there too. On one tower of
     conv2, where the matrix product did 288 GFLOP/s, XLA's own convolution reached 51,
     12 and 16 (forward, gradient of the kernel, of the input), whole size×size patches
     178, 107 and 70, and stripes 163, 161 and 99.
@@ -236,31 +251,43 @@ def _dense_convolution(padding: int, x: jax.Array, kernel: jax.Array) -> jax.Arr
     rows = kernel.reshape(size, size * channels, kernels)
 
     def some_images(images: jax.Array) -> jax.Array:
-        stripes = _stripes(images, size, padding)
-        return sum(stripe @ row for stripe, row in zip(stripes, rows, strict=True))
+        return jnp.concatenate(
+            [
+                reduce(jnp.add, map(jnp.matmul, _stripes(maps, size, padding), own))
+                for maps, own in _each_tower(towers, images, rows)
+            ],
+            axis=-1,
+        )
 
-    outputs = lax.map(some_images, _chunks(x, size, padding))
+    outputs = lax.map(some_images, _chunks(x, size, padding, channels))
     return outputs.reshape(-1, side, side, kernels)
 
 
-def _dense_convolution_forward(padding, x, kernel):
-    return _dense_convolution(padding, x, kernel), (x, kernel)
+def _dense_convolution_forward(padding, towers, x, kernel):
+    return _dense_convolution(padding, towers, x, kernel), (x, kernel)
 
 
-def _dense_convolution_backward(padding, saved, gradient):
+def _dense_convolution_backward(padding, towers, saved, gradient):
     x, kernel = saved
-    size, kernels = kernel.shape[0], kernel.shape[-1]
+    size, channels, kernels = kernel.shape[0], kernel.shape[2], kernel.shape[3]
 
     # The zeros around x have no gradient: with them, it would be a quarter more work.
-    mirrored = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    of_x = _dense_convolution(size - 1 - padding, gradient, mirrored)
+    mirrored = [
+        own[::-1, ::-1].transpose(0, 1, 3, 2) for (own,) in _each_tower(towers, kernel)
+    ]
+    of_x = _dense_convolution(
+        size - 1 - padding, towers, gradient, jnp.concatenate(mirrored, axis=-1)
+    )
 
-    images = _chunks(x, size, padding)
+    images = _chunks(x, size, padding, channels)
     gradients = gradient.reshape(len(images), -1, kernels)
 
     def of_some_images(i):
-        stripes = _stripes(images[i], size, padding)
-        return jnp.stack([stripe.T @ gradients[i] for stripe in stripes])
+        parts = [
+            jnp.stack([stripe.T @ own for stripe in _stripes(maps, size, padding)])
+            for maps, own in _each_tower(towers, images[i], gradients[i])
+        ]
+        return jnp.concatenate(parts, axis=-1)
 
     of_kernel = lax.fori_loop(
         1, len(images), lambda i, sum: sum + of_some_images(i), of_some_images(0)
@@ -294,9 +321,9 @@ def _stripes(images: jax.Array, size: int, padding: int) -> list[jax.Array]:
     ]
 
 
-def _chunks(x: jax.Array, size: int, padding: int) -> jax.Array:
-    """(B, …) → (chunks, images, …), as many images as have their stripes in cache."""
-    batch, height, width, channels = x.shape
+def _chunks(x: jax.Array, size: int, padding: int, channels: int) -> jax.Array:
+    """(B, …) → (chunks, images, …): so many that a tower's stripes stay in cache."""
+    batch, height, width, _ = x.shape
     rows, columns = height + 2 * padding, width + 2 * padding - size + 1
     one_image = rows * columns * size * channels * x.dtype.itemsize
     most = max(1, _STRIPE_BYTES // one_image)
