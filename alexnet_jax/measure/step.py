@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_jax import experiment, inference
 from alexnet_jax.errors import InputError
-from alexnet_jax.measure import clock, limits, operations, torch_peer, work
+from alexnet_jax.measure import clock, elsewhere, limits, operations, torch_peer, work
 from alexnet_jax.measure.clock import Times
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.program import Program, make_program
@@ -45,17 +45,18 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
     batch, mean_image = random_batch(program)
     ours = prepare(config, program, batch, mean_image)
-    peers = torch_peer.start(
+    with elsewhere.running(
+        torch_peer.start,
         program.network,
         jax.device_get(program.initialise().params),
         np.asarray(training_pixels(batch, mean_image, config.augment.mean_at)),
         np.asarray(batch["label"]),
         device.platform,
-    )
-    runs = {"train": ours.train, "answer": ours.answer}
-    for mode, peer in peers.items():
-        runs |= {f"train {mode}": peer.train, f"answer {mode}": peer.answer}
-    times = clock.in_turn(runs | limits.make_runs(program.network.dtype), ROUNDS)
+        torch_peer.MODES,
+    ) as peers:
+        own = {"train": ours.train, "answer": ours.answer}
+        limit = limits.make_runs(program.network.dtype)
+        times = clock.in_turn({**own, **peers, **limit}, ROUNDS)
     found = limits.read(times)
     parts = operations.measure(operations.operations_of(config, program), found)
 
@@ -80,7 +81,7 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "roofline_share_with_memory": sum(p.least_seconds for p in parts) / seconds,
         "compile_seconds": ours.compile_seconds,
         "peak_memory_bytes": ours.peak_memory_bytes,
-        "peer": torch_peer.speeds(peers, times, images),
+        "peer": torch_peer.speeds(times, images),
         "layers": [part.as_json() for part in parts],
     }
     print(operations.table(parts, seconds), table(times, images), sep="\n\n")

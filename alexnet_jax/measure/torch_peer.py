@@ -5,6 +5,7 @@ PyTorch comes with the 'peers' extra, and is imported by these functions alone.
 
 import contextlib
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,9 +116,16 @@ class Peer:
 
 
 def start(
-    network: AlexNet, params: Any, pixels: np.ndarray, labels: np.ndarray, platform: str
-) -> dict[str, Peer]:
-    """A peer in each of the `MODES` that work here; says in a line which do not.
+    network: AlexNet,
+    params: Any,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    platform: str,
+    modes: Mapping[str, Mode],
+) -> dict[str, Callable[[int], None]]:
+    """'train MODE' and 'answer MODE' of a peer in each mode that works here.
+
+    Says in a line which do not.
 
     Args:
         network: as for a `Peer`.
@@ -125,6 +133,10 @@ def start(
         pixels: likewise.
         labels: likewise.
         platform: JAX's name of its kind of device, such as 'cpu' or 'gpu'.
+        modes: such as `MODES`.
+
+    Returns:
+        For each, a function of how many times to do it.
     """
     try:
         import torch
@@ -134,41 +146,40 @@ def start(
     if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
         print(f"nothing to compare with: this PyTorch cannot use a {platform}")
         return {}
-    device, peers = "cpu" if platform == "cpu" else "cuda", {}
+    device = "cpu" if platform == "cpu" else "cuda"
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as XLA chooses there
         torch.backends.cudnn.benchmark = True
-    for name, mode in MODES.items():
+    runs: dict[str, Callable[[int], None]] = {}
+    for name, mode in modes.items():
         try:
-            peers[name] = Peer(network, params, pixels, labels, mode, device)
+            peer = Peer(network, params, pixels, labels, mode, device)
         except Exception as error:  # whatever a compiler that is not there leads to
             first_line = str(error).strip().partition("\n")[0]
             print(f"PyTorch, {name}: {type(error).__name__}: {first_line}")
-    return peers
+        else:
+            runs |= {f"train {name}": peer.train, f"answer {name}": peer.answer}
+    return runs
 
 
-def speeds(
-    peers: Mapping[str, Peer], times: Mapping[str, Times], images: int
-) -> dict[str, Any] | None:
+def speeds(times: Mapping[str, Times], images: int) -> dict[str, Any] | None:
     """The best mode's images a second, and each mode's; None without any.
 
     Args:
-        peers: what `start` gave.
-        times: of 'train MODE' and 'answer MODE'.
+        times: among others, of 'train MODE' and 'answer MODE'.
         images: in a batch.
     """
-    if not peers:
-        return None
-    import torch
-
     modes = {
         mode: {
             "train_images_per_second": images / times[f"train {mode}"].median,
             "inference_images_per_second": images / times[f"answer {mode}"].median,
         }
-        for mode in peers
+        for mode in MODES
+        if f"train {mode}" in times
     }
-    result: dict[str, Any] = {"torch": torch.__version__}
+    if not modes:
+        return None
+    result: dict[str, Any] = {"torch": version("torch")}
     for kind in ("train", "inference"):
         speed = f"{kind}_images_per_second"
         best = max(modes, key=lambda mode: modes[mode][speed])

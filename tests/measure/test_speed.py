@@ -2,18 +2,19 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from apps import refusal
 from compare import relative_difference
 from runs import tiny_config
 
 from alexnet_jax.experiment import make_mesh
 from alexnet_jax.measure import clock, limits, operations, step, torch_peer, work
+from alexnet_jax.measure.torch_peer import MODES
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.program import make_program
 
@@ -136,15 +137,13 @@ def hasty(monkeypatch):
     monkeypatch.setattr(operations, "ROUNDS", 1)
     monkeypatch.setattr(limits, "COPIED_BYTES", 1 << 20)
     monkeypatch.setattr(limits, "product_side", lambda: 64)
-    modes = {m: torch_peer.MODES[m] for m in ("eager", "channels_last")}
+    modes = {m: MODES[m] for m in ("eager", "channels_last")}
     monkeypatch.setattr(torch_peer, "MODES", modes)  # others: a minute of a compiler
     # One thread: those of a tiny network wait for each other on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -197,8 +196,9 @@ def test_without_pytorch_there_is_no_peer_and_a_line_says_how_to_get_it(
     monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "torch", None)
-    peers = torch_peer.start(AlexNet(), {}, np.zeros(1), np.zeros(1), "cpu")
-    assert torch_peer.speeds(peers, {}, 128) is None
+    nothing = np.zeros(1)
+    assert torch_peer.start(AlexNet(), {}, nothing, nothing, "cpu", MODES) == {}
+    assert torch_peer.speeds({}, 128) is None
     assert "pip install 'alexnet_jax[peers]'" in capsys.readouterr().out
 
 
@@ -206,11 +206,15 @@ def test_a_mode_that_fails_is_said_in_a_line_and_the_others_go_on(monkeypatch, c
     def peer(network, params, pixels, labels, mode, device):
         if mode.compiled:
             raise RuntimeError("no C++ compiler\nand much more")
-        return mode
+        return SimpleNamespace(train=mode, answer=mode)
 
     monkeypatch.setattr(torch_peer, "Peer", peer)
-    peers = torch_peer.start(AlexNet(), {}, np.zeros(1), np.zeros(1), "cpu")
-    assert set(peers) == {"eager", "channels_last"}
+    nothing = np.zeros(1)
+    runs = torch_peer.start(AlexNet(), {}, nothing, nothing, "cpu", MODES)
+    assert list(runs) == [
+        *["train eager", "answer eager"],
+        *["train channels_last", "answer channels_last"],
+    ]
     assert capsys.readouterr().out == (
         "PyTorch, compile: RuntimeError: no C++ compiler\n"
         "PyTorch, compile_channels_last: RuntimeError: no C++ compiler\n"
