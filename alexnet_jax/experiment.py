@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import inference, parallel, processes
+from alexnet_jax import compilation, inference, parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.cli import flat, load_config, one_of, save_config
 from alexnet_jax.data.augment import Augmentation
@@ -287,7 +287,7 @@ def trained(
         network, mesh, config.augment.crop, views, config.augment.mean_at
     )
     mean = parallel.everywhere(mesh, mean_image)
-    return Model(jax.jit(probabilities), params, mean), classes
+    return Model(compilation.jit(probabilities), params, mean), classes
 
 
 def trained_ensemble(

@@ -9,7 +9,7 @@ import ml_collections
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import parallel
+from alexnet_jax import compilation, parallel
 from alexnet_jax.experiment import make_network
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_with_decay
@@ -28,7 +28,7 @@ class Program(NamedTuple):
     Attributes:
         network: the network.
         initialise: () → the first `State`, made where it will live.
-        train_step: see `step.make_train_step`; compiled by `jax.jit`, and the state
+        train_step: see `step.make_train_step`; by `compilation.jit`; the state
             given to it is used up.
         state: shape, dtype and place of every array of a `State`.
         batch: the same of a batch.
@@ -67,8 +67,8 @@ def make_program(
     batch = batch_shapes(config.batch_size, crop)
     return Program(
         network=network,
-        initialise=jax.jit(initialise, out_shardings=shardings),
-        train_step=jax.jit(
+        initialise=compilation.jit(initialise, out_shardings=shardings),
+        train_step=compilation.jit(
             make_train_step(
                 network,
                 optimizer,

@@ -13,7 +13,14 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import experiment, inference, parallel, pictures, processes
+from alexnet_jax import (
+    compilation,
+    experiment,
+    inference,
+    parallel,
+    pictures,
+    processes,
+)
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
 from alexnet_jax.data.loader import evaluation_batches, training_batches
@@ -114,7 +121,7 @@ class Run:
         )
         self.mean_image = parallel.everywhere(mesh, statistics.mean_image)
         self.program = make_program(config, len(training.classes), mesh)
-        self.probabilities = jax.jit(
+        self.probabilities = compilation.jit(
             inference.make_probabilities(
                 self.program.network,
                 mesh,

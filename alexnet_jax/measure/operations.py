@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from alexnet_jax import compilation
 from alexnet_jax.measure import clock
 from alexnet_jax.measure.limits import Limits
 from alexnet_jax.measure.work import Layer, layers_of
@@ -81,9 +82,9 @@ def _run(operation: Operation) -> Callable[[int], None]:
     first, *others = _filled(operation.arguments)
     if not operation.in_place:
         return clock.on_device(
-            functools.partial(jax.jit(operation.function), first, *others)
+            functools.partial(compilation.jit(operation.function), first, *others)
         )
-    function, held = jax.jit(operation.function, donate_argnums=0), [first]
+    function, held = compilation.jit(operation.function, donate_argnums=0), [first]
 
     def again() -> Any:
         held[0] = function(held[0], *others)

@@ -5,7 +5,7 @@ along the channels. Each operation states the plain formula it computes; the tes
 compare it, and its gradient, with that formula.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial, reduce
 
 import jax
@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_STRIPE_BYTES = 9 << 19  # 4.5 MiB: larger chunks of images leave the cache
+from alexnet_jax import compilation
+
+Margin = tuple[int, int]  # of zeros, before and behind
 
 
 def convolution(
@@ -25,6 +27,8 @@ def convolution(
     the last one overhangs, the pixels beyond the bottom and right edge are zeros
     (2012 layer.py). For 224-pixel images and 11×11 kernels at stride 4 these are the
     three implied rows and columns that make 55×55.
+
+    On a CPU it is fast in programs of `compilation.jit`.
 
     Args:
         x: (B, H, W, towers · C).
@@ -40,8 +44,14 @@ def convolution(
     size, side = kernel.shape[0], x.shape[1]
     overhang = -(side + 2 * padding - size) % stride
     margin = (padding, padding + overhang)
-    convolve = _convolution_on_cpu if _on_cpu() else _convolution
-    return convolve(x, kernel, stride, margin, towers)
+    convolve = _convolution_on_cpu if compilation.on_cpu() else _convolution
+    outputs = [
+        convolve(maps, kernels, stride, margin)
+        for maps, kernels in zip(
+            _towers_apart(x, towers), jnp.split(kernel, towers, axis=-1), strict=True
+        )
+    ]
+    return jnp.concatenate(outputs, axis=-1)
 
 
 def response_normalisation(
@@ -172,163 +182,72 @@ def dropout(
     return jnp.where(lax.dynamic_slice_in_dim(masks, first, x.shape[-1], 1), x, 0)
 
 
-def _on_cpu() -> bool:
-    """The one place where the backend decides how something is computed."""
-    return jax.default_backend() == "cpu"
-
-
 def _convolution(
-    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int], towers: int
+    x: jax.Array, kernel: jax.Array, stride: int, margin: Margin, **dilation: Margin
 ) -> jax.Array:
-    outputs = [
-        lax.conv_general_dilated(
-            maps,
-            kernels,
-            (stride, stride),
-            (margin, margin),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        for maps, kernels in _each_tower(towers, x, kernel)
-    ]
-    return jnp.concatenate(outputs, axis=-1)
+    """The convolution of one tower: (B, H, W, C) and (h, w, C, K) → (B, H', W', K)."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        (margin, margin),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        **dilation,
+    )
 
 
-def _each_tower(towers: int, *arrays: jax.Array) -> Iterator[tuple[jax.Array, ...]]:
-    """The part of each array that belongs to a tower, for each tower."""
-    return zip(*(jnp.split(x, towers, axis=-1) for x in arrays), strict=True)
+def _convolution_forward(x, kernel, stride, margin):
+    return _convolution(x, kernel, stride, margin), (x, kernel)
 
 
-def _convolution_on_cpu(
-    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int], towers: int
-) -> jax.Array:
-    """The same for CPUs: a strided convolution is made dense, then done in stripes.
+def _convolution_backward(stride, margin, saved, gradient):
+    """Both gradients as convolutions with their axes in the order of any other.
 
-    Blocks of stride×stride pixels become the channels of one (space to depth), so
-    conv1's 11×11 over 3 channels at stride 4 turns into 3×3 over 48 at stride 1.
+    XLA for CPUs is fast at no other order. It brings those that automatic gradients
+    have into it, but not in a loop, as over the parts of a batch: there conv2 took
+    minutes.
     """
-    if stride == 1:  # where margins are alike
-        return _dense_convolution(margin[0], towers, x, kernel)
-    outputs = [
-        _dense_convolution(0, 1, *_space_to_depth(maps, kernels, stride, margin))
-        for maps, kernels in _each_tower(towers, x, kernel)
-    ]
-    return jnp.concatenate(outputs, axis=-1)
-
-
-def _space_to_depth(
-    x: jax.Array, kernel: jax.Array, stride: int, margin: tuple[int, int]
-) -> tuple[jax.Array, jax.Array]:
-    """Pixels and kernels whose convolution at stride 1 is the one at this stride."""
-    size, _, channels, kernels = kernel.shape
-    blocks = -(-size // stride)
-    spare = blocks * stride - size
-    width = x.shape[1] + sum(margin)
-    side = (width - size) // stride + blocks
-    edge = (margin[0], margin[1] + side * stride - width)  # completes the last block
-    x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)))
-    x = x.reshape(-1, side, stride, side, stride, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side, side, stride**2 * channels)
-    kernel = jnp.pad(kernel, ((0, spare), (0, spare), (0, 0), (0, 0)))
-    kernel = kernel.reshape(blocks, stride, blocks, stride, channels, kernels)
-    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
-    return x, kernel.reshape(blocks, blocks, stride**2 * channels, kernels)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _dense_convolution(
-    padding: int, towers: int, x: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """Stride-1 convolution as matrix products of stripes with rows of the kernels.
-
-    A few images at a time, so that their stripes stay in the cache, and the towers are
-    taken apart and put together there too. On one tower of
-    conv2, where the matrix product did 288 GFLOP/s, XLA's own convolution reached 51,
-    12 and 16 (forward, gradient of the kernel, of the input), whole size×size patches
-    178, 107 and 70, and stripes 163, 161 and 99.
-    """
-    size, _, channels, kernels = kernel.shape
-    side = x.shape[1] + 2 * padding - size + 1
-    rows = kernel.reshape(size, size * channels, kernels)
-
-    def some_images(images: jax.Array) -> jax.Array:
-        return jnp.concatenate(
-            [
-                reduce(jnp.add, map(jnp.matmul, _stripes(maps, size, padding), own))
-                for maps, own in _each_tower(towers, images, rows)
-            ],
-            axis=-1,
-        )
-
-    outputs = lax.map(some_images, _chunks(x, size, padding, channels))
-    return outputs.reshape(-1, side, side, kernels)
-
-
-def _dense_convolution_forward(padding, towers, x, kernel):
-    return _dense_convolution(padding, towers, x, kernel), (x, kernel)
-
-
-def _dense_convolution_backward(padding, towers, saved, gradient):
     x, kernel = saved
-    size, channels, kernels = kernel.shape[0], kernel.shape[2], kernel.shape[3]
-
-    # The zeros around x have no gradient: with them, it would be a quarter more work.
-    mirrored = [
-        own[::-1, ::-1].transpose(0, 1, 3, 2) for (own,) in _each_tower(towers, kernel)
-    ]
-    of_x = _dense_convolution(
-        size - 1 - padding, towers, gradient, jnp.concatenate(mirrored, axis=-1)
-    )
-
-    images = _chunks(x, size, padding, channels)
-    gradients = gradient.reshape(len(images), -1, kernels)
-
-    def of_some_images(i):
-        parts = [
-            jnp.stack([stripe.T @ own for stripe in _stripes(maps, size, padding)])
-            for maps, own in _each_tower(towers, images[i], gradients[i])
-        ]
-        return jnp.concatenate(parts, axis=-1)
-
-    of_kernel = lax.fori_loop(
-        1, len(images), lambda i, sum: sum + of_some_images(i), of_some_images(0)
-    )
-    return of_x, of_kernel.reshape(kernel.shape)
+    apart, size = (stride, stride), kernel.shape[0]
+    mirrored = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    around = (size - 1 - margin[0], size - 1 - margin[1])
+    of_x = _convolution(gradient, mirrored, 1, around, lhs_dilation=apart)
+    # The batch is what is summed over: it takes the place of the maps.
+    maps_first, batch_third = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    of_kernel = _convolution(maps_first, batch_third, 1, margin, rhs_dilation=apart)
+    return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 
-_dense_convolution.defvjp(_dense_convolution_forward, _dense_convolution_backward)
+_convolution_on_cpu = jax.custom_vjp(_convolution, nondiff_argnums=(2, 3))
+_convolution_on_cpu.defvjp(_convolution_forward, _convolution_backward)
 
 
-def _stripes(images: jax.Array, size: int, padding: int) -> list[jax.Array]:
-    """For each row of a kernel, the pixels that it multiplies at every position.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _towers_apart(x: jax.Array, towers: int) -> jax.Array:
+    """(B, H, W, towers · C) → (towers, B, H, W, C).
 
-    Args:
-        images: (B, H, W, C).
-        size: side of the kernel.
-        padding: rows and columns of zeros on every side.
-
-    Returns:
-        `size` arrays (B · H' · W', size · C), slices of one array that holds the
-        pixels `size` times; whole patches would hold them size² times.
+    In a loop, into which XLA fuses nothing: for the gradient of conv2's kernels it
+    otherwise did all of the pooling before it anew, and in another order of the axes,
+    0.75 s a batch of 128 where the gradient takes 0.25.
     """
-    margin = (padding, padding)
-    images = jnp.pad(images, ((0, 0), margin, margin, (0, 0)))
-    height, width = images.shape[1] - size + 1, images.shape[2] - size + 1
-    wide = jnp.concatenate(
-        [images[:, :, left : left + width] for left in range(size)], axis=-1
+    if towers == 1:
+        return x[None]
+    maps = x.shape[-1] // towers
+    return lax.map(
+        lambda tower: lax.dynamic_slice_in_dim(x, tower * maps, maps, axis=-1),
+        jnp.arange(towers),
     )
-    return [
-        wide[:, top : top + height].reshape(-1, wide.shape[-1]) for top in range(size)
-    ]
 
 
-def _chunks(x: jax.Array, size: int, padding: int, channels: int) -> jax.Array:
-    """(B, …) → (chunks, images, …): so many that a tower's stripes stay in cache."""
-    batch, height, width, _ = x.shape
-    rows, columns = height + 2 * padding, width + 2 * padding - size + 1
-    one_image = rows * columns * size * channels * x.dtype.itemsize
-    most = max(1, _STRIPE_BYTES // one_image)
-    images = max(d for d in range(1, min(batch, most) + 1) if batch % d == 0)
-    return x.reshape(-1, images, *x.shape[1:])
+def _towers_apart_forward(x, towers):
+    return _towers_apart(x, towers), None
+
+
+def _towers_apart_backward(towers, _, gradients):
+    return (jnp.concatenate(list(gradients), axis=-1),)
+
+
+_towers_apart.defvjp(_towers_apart_forward, _towers_apart_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -366,9 +285,8 @@ _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def _inverse_power(x: jax.Array, beta: float) -> jax.Array:
-    if beta == 0.75:  # two square roots are several times faster than a power
-        root = lax.rsqrt(x)
-        return root * jnp.sqrt(root)
+    if beta == 0.75:  # square roots are several times faster than a power
+        return jnp.sqrt(jnp.sqrt(x)) / x
     return x**-beta
 
 

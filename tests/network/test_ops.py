@@ -1,5 +1,7 @@
 """Every operation against its plain formula, written with torch or NumPy loops."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from compare import relative_difference
 from small import quick_jit
 from torch.nn import functional
 
+from alexnet_jax import compilation
 from alexnet_jax.network import ops
 
 
@@ -82,10 +85,10 @@ GRIDS = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=["stripes", "library"])
+@pytest.fixture(params=[True, False], ids=["own gradient", "library's"])
 def way(request, monkeypatch):
     """Convolves in the way for CPUs, then in the way for all other devices."""
-    monkeypatch.setattr(ops, "_on_cpu", lambda: request.param)
+    monkeypatch.setattr(compilation, "on_cpu", lambda: request.param)
 
 
 @pytest.mark.usefixtures("way")
@@ -132,6 +135,21 @@ def test_a_tower_reads_no_maps_of_the_other():
     first_alone = ops.convolution(x, kernel, padding=1, towers=2)
     np.testing.assert_array_equal(first_alone[..., :3], both[..., :3])
     assert not np.array(first_alone[..., 3:]).any()
+
+
+def test_convolutions_in_a_loop_have_the_axes_that_xla_is_fast_at():
+    # All others are done by plain loops there, a hundred times slower.
+    def gradients(x, kernel):
+        def loss(x, kernel):
+            return ops.convolution(x, kernel, stride=2, padding=1, towers=2).sum()
+
+        return jax.lax.map(lambda one: jax.grad(loss, (0, 1))(one, kernel), x)
+
+    x, kernel = normal(3, 2, 9, 9, 4), normal(3, 3, 2, 6)
+    text = compilation.jit(gradients).lower(x, kernel).compile().as_text()
+    axes = re.findall(r" convolution\(.*dim_labels=(\S+?),", text)
+    assert len(axes) == 4  # both gradients of both towers
+    assert set(axes) == {"b01f_01io->b01f"}
 
 
 # --- response normalisation ----------------------------------------------------------
