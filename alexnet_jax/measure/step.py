@@ -19,7 +19,7 @@ from alexnet_jax.program import Program, make_program
 from alexnet_jax.step import training_pixels
 
 CLASSES = 1000  # of fc8
-ROUNDS = 5
+ROUNDS = 3
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
