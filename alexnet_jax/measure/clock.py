@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-LEAST_SECONDS = 0.1  # of a reading: what takes less is done several times in it
-
 
 class Times(NamedTuple):
     """Seconds that a thing took, a reading a round."""
@@ -42,19 +40,22 @@ def on_device(function: Callable[[], Any]) -> Callable[[int], None]:
     return run
 
 
-def in_turn(runs: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str, Times]:
+def in_turn(
+    runs: Mapping[str, Callable[[int], None]], rounds: int, least_seconds: float = 0.1
+) -> dict[str, Times]:
     """Times each run once a round.
 
     Args:
         runs: name: run(times), which ends when all is done; each has run before, so
             that nothing is compiled here.
         rounds: readings of each.
+        least_seconds: of a reading; what takes less is done several times in it.
 
     Returns:
         Seconds for one time.
     """
     first = {name: _seconds(run, 1) for name, run in runs.items()}
-    times = {name: max(1, round(LEAST_SECONDS / s)) for name, s in first.items()}
+    times = {name: max(1, round(least_seconds / s)) for name, s in first.items()}
     readings: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():

@@ -19,7 +19,7 @@ from alexnet_jax.program import Program, make_program
 from alexnet_jax.step import training_pixels
 
 CLASSES = 1000  # of fc8
-ROUNDS = 3
+ROUNDS, READING = 3, 2.0  # seconds
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
     ) as peers:
         own = {"train": ours.train, "answer": ours.answer}
         limit = limits.make_runs(program.network.dtype)
-        times = clock.in_turn({**own, **peers, **limit}, ROUNDS)
+        times = clock.in_turn({**own, **peers, **limit}, ROUNDS, READING)
     found = limits.read(times)
     parts = operations.measure(operations.operations_of(config, program), found)
 

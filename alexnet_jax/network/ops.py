@@ -7,6 +7,7 @@ compare it, and its gradient, with that formula.
 
 from collections.abc import Callable
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +184,7 @@ def dropout(
 
 
 def _convolution(
-    x: jax.Array, kernel: jax.Array, stride: int, margin: Margin, **dilation: Margin
+    x: jax.Array, kernel: jax.Array, stride: int, margin: Margin, **dilation: Any
 ) -> jax.Array:
     """The convolution of one tower: (B, H, W, C) and (h, w, C, K) → (B, H', W', K)."""
     return lax.conv_general_dilated(
