@@ -5,7 +5,7 @@ along the channels. Each operation states the plain formula it computes; the tes
 compare it, and its gradient, with that formula.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, reduce
 from typing import Any
 
@@ -45,12 +45,14 @@ def convolution(
     size, side = kernel.shape[0], x.shape[1]
     overhang = -(side + 2 * padding - size) % stride
     margin = (padding, padding + overhang)
-    convolve = _convolution_on_cpu if compilation.on_cpu() else _convolution
+    convolve: Callable[..., jax.Array] = _convolution
+    maps: Iterable[jax.Array] = jnp.split(x, towers, axis=-1)
+    if compilation.on_cpu():
+        convolve, maps = _convolution_on_cpu, _towers_apart(x, towers)
+    kernels = jnp.split(kernel, towers, axis=-1)
     outputs = [
-        convolve(maps, kernels, stride, margin)
-        for maps, kernels in zip(
-            _towers_apart(x, towers), jnp.split(kernel, towers, axis=-1), strict=True
-        )
+        convolve(of_tower, own, stride, margin)
+        for of_tower, own in zip(maps, kernels, strict=True)
     ]
     return jnp.concatenate(outputs, axis=-1)
 
