@@ -21,7 +21,7 @@ from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.program import Program
 from alexnet_jax.step import training_pixels
 
-ROUNDS = 3
+ROUNDS, READING = 3, 0.1  # seconds
 
 
 class Operation(NamedTuple):
@@ -72,7 +72,7 @@ def measure(operations: Iterable[Operation], limits: Limits) -> list[Measured]:
     for operation in operations:
         run = _run(operation)
         run(1)  # compiles it
-        times = clock.in_turn({"": run}, ROUNDS)[""]
+        times = clock.in_turn({"": run}, ROUNDS, READING)[""]
         least = limits.seconds(operation.flop, operation.bytes)
         measured.append(Measured(operation, times.median, least))
     return measured
