@@ -28,8 +28,8 @@ class Program(NamedTuple):
     Attributes:
         network: the network.
         initialise: () → the first `State`, made where it will live.
-        train_step: see `step.make_train_step`; by `compilation.jit`; the state
-            given to it is used up.
+        train_step: what `step.make_train_step` makes, compiled; the state given to it
+            is used up.
         state: shape, dtype and place of every array of a `State`.
         batch: the same of a batch.
         mean_image: the same of the mean image.
