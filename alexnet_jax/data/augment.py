@@ -4,18 +4,13 @@ Everything is drawn from the picture's position in the stream of training pictur
 so that a run gives the same batches with any number of workers and after any restart.
 """
 
-import threading
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from alexnet_jax.errors import InputError
 
 GEOMETRY, COLOUR = 1, 2  # streams of random numbers, the second word of the Philox key
-
-_thread = threading.local()  # each has a generator of its own
-_NOTHING_DRAWN = np.zeros(4, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -50,69 +45,63 @@ class Augmentation:
     color_stddev: tuple[float, float, float]
     color_axes: tuple[tuple[float, float, float], ...]
 
-    def __call__(
-        self, index: int, pixels: np.ndarray
-    ) -> dict[str, np.ndarray | np.generic]:
-        """Augment the picture at a position of the training stream.
+    def draw(self, first: int, count: int, side: int) -> dict[str, np.ndarray]:
+        """What is drawn for some pictures that follow one another in training.
 
         Args:
-            index: the position, from 0.
-            pixels: S×S×3 uint8.
+            first: the position of the first one in the training stream, from 0.
+            count: how many; n below.
+            side: of the pictures, in pixels.
 
         Returns:
-            image: crop×crop×3 uint8, *not* yet mirrored: NumPy's mirror would limit the
-                whole input path, on the device it is free.
-            crop: int32 (y, x), where the crop lies in the picture.
-            flip: bool, whether to mirror it left to right.
-            colour_offset: float32 RGB, to be added to every pixel, in grey levels.
-            scale: float32, to multiply the mean-free and noisy pixels by.
+            crop: int32 (n, 2), y and x of the crop's corner in the picture.
+            flip: bool (n), whether to mirror it left to right. The device does that,
+                where it is free; NumPy's mirror would limit the whole input path.
+            colour_offset: float32 (n, 3), to be added to red, green and blue of every
+                pixel, in grey levels.
+            scale: float32 (n), to multiply the mean-free and noisy pixels by.
 
         Raises:
             InputError: the crop does not fit at every offset.
         """
-        spare = len(pixels) - self.crop + 1 - self.offsets
+        spare = side - self.crop + 1 - self.offsets
         if spare < 0:
             raise InputError(
                 f"augment.offsets={self.offsets}: a crop of {self.crop} pixels has "
-                f"{max(len(pixels) - self.crop + 1, 0)} positions in {len(pixels)}; "
+                f"{max(side - self.crop + 1, 0)} positions in {side}; "
                 "give as many or fewer"
             )
-        uniform = self._random(GEOMETRY, index // self.chunk).random(3)
-        y, x = (int(u * self.offsets) + spare // 2 for u in uniform[:2])
-        flip = self.reflect and uniform[2] < 0.5
-        noisy = index < self.noise_until
+        positions = np.arange(first, first + count)
+        noisy = positions < self.noise_until
+        chunks = positions // self.chunk
+        of_chunks = self._uniform(GEOMETRY, chunks[0], chunks[-1] + 1)
+        y, x, reflected, _ = of_chunks[:, chunks - chunks[0]]
+        corner = np.column_stack([y, x]) * self.offsets
+        offset = self._colour_offset(first, first + count)
         return {
-            "image": pixels[y : y + self.crop, x : x + self.crop],
-            "crop": np.array([y, x], np.int32),
-            "flip": np.bool_(flip),
-            "colour_offset": self._colour_offset(index) if noisy else np.zeros(3, "f4"),
-            "scale": np.float32(1 / self.noise_divisor if noisy else 1),
+            "crop": corner.astype(np.int32) + spare // 2,
+            "flip": self.reflect & (reflected < 0.5),
+            "colour_offset": np.where(noisy[:, None], offset, 0).astype(np.float32),
+            "scale": np.where(noisy, 1 / self.noise_divisor, 1).astype(np.float32),
         }
 
-    def _colour_offset(self, index: int) -> np.ndarray:
-        normal = self._random(COLOUR, index).standard_normal(3)
-        return (self._rotation @ normal).astype(np.float32)
-
-    @cached_property
-    def _rotation(self) -> np.ndarray:
+    def _colour_offset(self, start: int, stop: int) -> np.ndarray:
+        a, b, c, d = self._uniform(COLOUR, start, stop)
+        # Box and Muller's normal numbers, two from two; log(0) is not drawn.
+        one, other = np.sqrt(-2 * np.log1p(-a)), np.sqrt(-2 * np.log1p(-c))
+        b, d = 2 * np.pi * b, 2 * np.pi * d
+        normal = np.column_stack([one * np.cos(b), one * np.sin(b), other * np.cos(d)])
         # Standard deviations, where the paper's formula has eigenvalues: with those
         # the noise would be ±1483 grey levels (facts.md 0.4).
-        return self.noise * np.array(self.color_axes) * np.array(self.color_stddev)
+        along = normal * (self.noise * np.array(self.color_stddev))
+        # No matrix product: its last bit may depend on how many there are.
+        return (along[:, None] * np.array(self.color_axes)).sum(-1)
 
-    def _random(self, stream: int, position: int) -> np.random.Generator:
-        # A counter, not a seed: positions cannot collide. What is drawn advances its
-        # first word. To set a generator anew takes a fifth of the time of a new one.
-        if not hasattr(_thread, "generator"):
-            _thread.generator = np.random.Generator(np.random.Philox(0))
-        _thread.generator.bit_generator.state = {
-            "bit_generator": "Philox",
-            "state": {
-                "counter": np.array((0, position, 0, 0), np.uint64),
-                "key": np.array((self.seed, stream), np.uint64),
-            },
-            "buffer": _NOTHING_DRAWN,
-            "buffer_pos": 4,
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        return _thread.generator
+    def _uniform(self, stream: int, start: int, stop: int) -> np.ndarray:
+        """Four numbers in [0, 1) for each place of a stream: 4×(stop − start)."""
+        # A place is a block of Philox's: its counter is the place, its 256 bits are the
+        # numbers. So they are the same wherever one starts.
+        key = np.array((self.seed, stream), np.uint64)
+        philox = np.random.Philox(key=key, counter=int(start))
+        numbers = np.random.Generator(philox).random((int(stop - start), 4))
+        return np.ascontiguousarray(numbers.T)

@@ -1,7 +1,6 @@
 """Processes that share many small jobs, and tell how far they are."""
 
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -13,7 +12,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from alexnet_jax.data.parent import follow_parent
+from alexnet_jax.data.parent import begin_worker
 from alexnet_jax.errors import InputError
 
 J = TypeVar("J")
@@ -88,6 +87,5 @@ def _begin(seen: Any, stop: Any) -> None:
 
 
 def _begin_process(seen: Any, stop: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
-    follow_parent()
+    begin_worker()
     _begin(seen, stop)

@@ -5,7 +5,8 @@ process p of n takes the p-th part of each. So the step alone says where a run s
 workers, threads and processes may change between one start and the next.
 """
 
-from collections.abc import Iterable
+import functools
+import sys
 from dataclasses import dataclass
 
 import grain
@@ -15,10 +16,12 @@ from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.background import Elements, in_background
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import Source
+from alexnet_jax.data.workers import empty
 from alexnet_jax.errors import InputError, PictureError
 
-Picture = dict[str, np.ndarray | np.generic]
 Batch = dict[str, np.ndarray]
+
+ORDER = 3  # stream of random numbers; 1 and 2 are augment's
 
 
 def training_batches(
@@ -41,7 +44,7 @@ def training_batches(
 
     Args:
         source: the training pictures.
-        augmentation: called with each picture's position in the stream.
+        augmentation: what varies when a picture is shown again.
         image_size: side in pixels of the squares that crops are taken from.
         batch_size: pictures in a batch, over all processes.
         start_step: the first batch to give; none is read before it.
@@ -52,21 +55,17 @@ def training_batches(
         threads: threads in each process; each works on one batch.
 
     Returns:
-        An iterator over dicts of arrays, b = batch_size / process_count long: what
-        `Augmentation` gives, `label` int32 and `weight` float32 ones.
+        An iterator over dicts of arrays, b = batch_size / process_count long: `image`
+        uint8 (b, crop, crop, 3), not yet mirrored, `label` int32, `weight` float32
+        ones, and what `Augmentation.draw` gives.
 
     Raises:
         InputError: the parts of a batch are not equal.
         PictureError: from `next`, a picture cannot be decoded.
     """
     part = _part(batch_size, process_count)
-    batches = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .batch(part)
-        .map_with_index(_Augmented(source, augmentation, image_size))
+    batches = grain.MapDataset.source(
+        _Augmented(source, augmentation, image_size, part, seed)
     )
     first = start_step * process_count + process_index
     return in_background(batches[first::process_count], workers, threads)
@@ -74,38 +73,53 @@ def training_batches(
 
 @dataclass(frozen=True)
 class _Augmented:
+    """All batches of training, a random-access list without an end."""
+
     source: Source
     augmentation: Augmentation
     image_size: int
+    batch_size: int
+    seed: int
 
-    def __call__(self, batch: int, records: np.ndarray) -> Batch:
-        first = batch * len(records)
-        pictures = (self._picture(first + i, r) for i, r in enumerate(records.tolist()))
-        return _together(pictures, len(records))
+    def __len__(self) -> int:
+        return sys.maxsize
 
-    def _picture(self, position: int, record: int) -> Picture:
-        picture = self.source[record]
-        return {
-            **self.augmentation(position, pixels(picture, self.image_size)),
-            "label": np.int32(picture[2]),
-            "weight": np.float32(1),
-        }
+    def __getitem__(self, batch: int) -> Batch:
+        first, count = batch * self.batch_size, self.batch_size
+        drawn = self.augmentation.draw(first, count, self.image_size)
+        crop = self.augmentation.crop
+        images = empty((count, crop, crop, 3), np.uint8)
+        labels = np.empty(count, np.int32)
+        for row, record in enumerate(self._records(first, count)):
+            picture = self.source[record]
+            y, x = drawn["crop"][row]
+            whole = pixels(picture, self.image_size)
+            images[row] = whole[y : y + crop, x : x + crop]
+            labels[row] = picture[2]
+        weights = np.ones(count, np.float32)
+        return {"image": images, "label": labels, "weight": weights, **drawn}
+
+    def _records(self, first: int, count: int) -> list[int]:
+        """Which ones stand at some positions of the stream."""
+        size = len(self.source)
+        epochs, places = np.divmod(np.arange(first, first + count), size)
+        parts = [
+            _order(size, self.seed, epoch)[places[epochs == epoch]]
+            for epoch in np.unique(epochs).tolist()
+        ]
+        return np.concatenate(parts).tolist()
 
 
-def _together(pictures: Iterable[Picture], count: int) -> Batch:
-    """So many pictures as one batch.
+@functools.lru_cache(maxsize=2)  # a batch may straddle two epochs
+def _order(records: int, seed: int, epoch: int) -> np.ndarray:
+    """All records as an epoch shuffles them.
 
-    Each one is copied to its place as it comes: its crop out of the record, and the
-    record's memory is free for the next one. Stacking them at the end took half as
-    long again, most of it to find new memory.
+    Random numbers, sorted: 0.1 s for the 1.3 million of ImageNet. grain's `shuffle`
+    takes 20 µs a picture, a tenth of what a picture of raw pixels takes in all.
     """
-    batch: Batch = {}
-    for row, picture in enumerate(pictures):
-        for name, value in picture.items():
-            if row == 0:
-                batch[name] = np.empty((count, *value.shape), value.dtype)
-            batch[name][row] = value
-    return batch
+    key = np.array((seed, ORDER), np.uint64)
+    philox = np.random.Philox(key=key, counter=(0, epoch, 0, 0))
+    return philox.random_raw(records).argsort(kind="stable")
 
 
 def evaluation_batches(
@@ -145,43 +159,45 @@ def evaluation_batches(
     """
     part = _part(batch_size, process_count)
     filled_up = -(-len(source) // batch_size) * batch_size
-    whole = _Whole(source, image_size, allow_unreadable)
-    batches = grain.MapDataset.range(filled_up).batch(part).map(whole)
+    whole = _Whole(source, image_size, part, filled_up // part, allow_unreadable)
+    batches = grain.MapDataset.source(whole)
     return in_background(batches[process_index::process_count], workers, threads)
 
 
 @dataclass(frozen=True)
 class _Whole:
+    """All batches of an evaluation, a random-access list."""
+
     source: Source
     image_size: int
+    batch_size: int
+    batches: int
     allow_unreadable: bool
 
-    def __call__(self, indices: np.ndarray) -> Batch:
-        return _together(map(self._picture, indices.tolist()), len(indices))
+    def __len__(self) -> int:
+        return self.batches
 
-    def _picture(self, index: int) -> Picture:
-        if index >= len(self.source):
-            return self._nothing(-1)
-        record = self.source[index]
-        try:
-            image = pixels(record, self.image_size)
-        except PictureError:
-            if self.allow_unreadable:
-                return self._nothing(index)
-            raise
+    def __getitem__(self, batch: int) -> Batch:
+        first, count = batch * self.batch_size, self.batch_size
+        images = empty((count, self.image_size, self.image_size, 3), np.uint8)
+        labels = np.zeros(count, np.int32)
+        unreadable = np.full(count, -1, np.int32)
+        there = np.arange(first, first + count) < len(self.source)
+        for row in range(there.sum()):
+            picture = self.source[first + row]
+            try:
+                images[row] = pixels(picture, self.image_size)
+                labels[row] = picture[2]
+            except PictureError:
+                if not self.allow_unreadable:
+                    raise
+                there[row], unreadable[row] = False, first + row
+        images[~there] = 0
         return {
-            "image": image,
-            "label": np.int32(record[2]),
-            "weight": np.float32(1),
-            "unreadable": np.int32(-1),
-        }
-
-    def _nothing(self, unreadable: int) -> Picture:
-        return {
-            "image": np.zeros((self.image_size, self.image_size, 3), np.uint8),
-            "label": np.int32(0),
-            "weight": np.float32(0),
-            "unreadable": np.int32(unreadable),
+            "image": images,
+            "label": labels,
+            "weight": there.astype(np.float32),
+            "unreadable": unreadable,
         }
 
 

@@ -2,19 +2,20 @@
 
 grain has such workers (`mp_prefetch`), which make new shared memory for each element.
 To find that took 156 µs a picture of a batch here, where to copy it takes 11 and to
-decode a JPEG 360. So each worker has pieces of memory which go round: it fills one, the
-reader looks at the arrays where they lie, and when nobody does any more the piece goes
-back.
+decode a JPEG 360. So each worker has pieces of memory which go round: it fills the
+arrays that `empty` gives, the reader looks at them where they lie, and when nobody does
+any more the piece goes back.
 """
 
 import contextlib
+import math
 import mmap
 import multiprocessing
 import os
 import pickle
 import queue
-import signal
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import reduction
@@ -23,19 +24,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.parent import follow_parent
+from alexnet_jax.data.parent import begin_worker
 
 AHEAD = 2  # elements of a worker that wait for the reader
-ALIGNMENT = 64  # bytes, so that JAX can take an array as it lies
+
+
+def empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """As np.empty: but in a worker, an array that its reader sees without a copy."""
+    if _lent is None:
+        return np.empty(shape, dtype)
+    count = math.prod(shape)
+    memory = _lent.take(count * np.dtype(dtype).itemsize)
+    return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
 class _Message(NamedTuple):
     """From a worker: an element, as pickle protocol 5 takes it apart."""
 
     pickled: bytes
-    piece: int
-    new: bool  # whether the reader has yet to open it: its descriptor follows
-    spans: list[tuple[int, int]]  # of the arrays' bytes in the piece
+    arrays: list[tuple[int, int]]  # those of `empty`: each one's piece and size
+    new: list[int]  # pieces that the reader has yet to open: their descriptors follow
 
 
 class _Failure(NamedTuple):
@@ -101,14 +109,16 @@ class Workers(Iterator[Any]):
 
     def _opened(self, worker: int, message: _Message) -> Any:
         pieces = self._pieces[worker]
-        if message.new:
+        for piece in message.new:
             descriptor = reduction.recv_handle(self._workers[worker][1])
-            pieces[message.piece] = mmap.mmap(descriptor, 0)
+            pieces[piece] = mmap.mmap(descriptor, 0)
             os.close(descriptor)
-        whole = np.frombuffer(pieces[message.piece], np.uint8)
-        release = weakref.finalize(whole, self._done_with.put, (worker, message.piece))
-        release.atexit = False
-        arrays = [whole[start:stop] for start, stop in message.spans]
+        arrays = []
+        for piece, size in message.arrays:
+            array = np.frombuffer(pieces[piece], np.uint8, size)
+            release = weakref.finalize(array, self._done_with.put, (worker, piece))
+            release.atexit = False
+            arrays.append(array)
         return pickle.loads(message.pickled, buffers=arrays)
 
     def _give_back(self) -> None:
@@ -133,15 +143,70 @@ class Workers(Iterator[Any]):
             process.join()
 
 
+class _Lent:
+    """In a worker: the pieces of memory that go round."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._pieces: list[mmap.mmap] = []
+        self._descriptors: dict[int, int] = {}  # of pieces that the reader has not seen
+        self._free: list[int] = []
+        self._at: dict[int, int] = {}  # the piece that begins at an address
+
+    def take(self, size: int) -> mmap.mmap:
+        """A piece that nobody looks at."""
+        with self._lock:
+            for piece in self._free:
+                if len(self._pieces[piece]) >= size:
+                    self._free.remove(piece)
+                    return self._pieces[piece]
+            piece, descriptor = len(self._pieces), _new_piece(max(size, 1))
+            self._pieces.append(mmap.mmap(descriptor, 0))
+            self._descriptors[piece] = descriptor
+            self._at[_address(self._pieces[piece])] = piece
+            return self._pieces[piece]
+
+    def back(self, piece: int) -> None:
+        """Nobody looks at a piece any more."""
+        with self._lock:
+            self._free.append(piece)
+
+    def send(self, element: Any, connection: Connection) -> None:
+        """Tell the reader of an element."""
+        arrays: list[tuple[int, int]] = []
+
+        def is_small(buffer: pickle.PickleBuffer) -> bool:
+            """Whether it goes with the message, not having come from `take`."""
+            memory = buffer.raw()
+            piece = self._at.get(_address(memory))
+            if piece is not None:
+                arrays.append((piece, memory.nbytes))
+            return piece is None
+
+        pickled = pickle.dumps(element, protocol=5, buffer_callback=is_small)
+        new = [piece for piece, _ in arrays if piece in self._descriptors]
+        connection.send(_Message(pickled, arrays, new))
+        for piece in new:
+            descriptor = self._descriptors.pop(piece)
+            reduction.send_handle(connection, descriptor, None)
+            os.close(descriptor)
+
+
+_lent: _Lent | None = None  # in a worker
+
+
+def _address(memory: Any) -> int:
+    return np.frombuffer(memory, np.uint8).ctypes.data
+
+
 def _work(
     elements: Callable[[int], Iterable[Any]], worker: int, connection: Connection
 ) -> None:
     """What a worker does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
-    follow_parent()
+    global _lent
+    begin_worker()
+    _lent = _Lent()
     try:
-        pieces: dict[int, mmap.mmap] = {}
-        free: list[int] = []
         ahead = 0
         for element in elements(worker):
             while ahead == AHEAD or connection.poll():
@@ -149,39 +214,14 @@ def _work(
                 if heard is None:
                     ahead -= 1
                 else:
-                    free.append(heard)
-            piece = free.pop() if free else len(pieces)
-            _send(element, piece, pieces, connection)
+                    _lent.back(heard)
+            _lent.send(element, connection)
             ahead += 1
         connection.send(None)
     except (EOFError, ConnectionError):
         return  # nobody reads any more
     except Exception as error:
         connection.send(_Failure(error))
-
-
-def _send(
-    element: Any, piece: int, pieces: dict[int, mmap.mmap], connection: Connection
-) -> None:
-    """Puts an element into a piece of memory, and tells the reader."""
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = pickle.dumps(element, protocol=5, buffer_callback=buffers.append)
-    arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
-    spans, end = [], 0
-    for array in arrays:
-        spans.append((end, end + array.size))
-        end += -(-array.size // ALIGNMENT) * ALIGNMENT
-    new = piece not in pieces or len(pieces[piece]) < end
-    if new:
-        descriptor = _new_piece(max(end, 1))
-        pieces[piece] = mmap.mmap(descriptor, 0)
-    memory = np.frombuffer(pieces[piece], np.uint8)
-    for array, (start, stop) in zip(arrays, spans, strict=True):
-        memory[start:stop] = array
-    connection.send(_Message(pickled, piece, new, spans))
-    if new:
-        reduction.send_handle(connection, descriptor, None)
-        os.close(descriptor)
 
 
 def _new_piece(size: int) -> int:

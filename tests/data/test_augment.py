@@ -1,26 +1,18 @@
+import math
+
 import numpy as np
 import pytest
-from pictures import augmentation
+from pictures import AXES, STDDEV, augmentation
 
 from alexnet_jax.errors import InputError
 
-PICTURE = np.arange(40 * 40 * 3).reshape(40, 40, 3).astype(np.uint8)
 
-
-def draw(augment, positions):
-    drawn = [augment(i, PICTURE) for i in positions]
-    return {key: np.stack([d[key] for d in drawn]) for key in drawn[0]}
-
-
-def test_crop_is_the_window_at_its_offset_not_mirrored():
-    for i in range(0, 3200, 32):
-        drawn = augmentation()(i, PICTURE)
-        y, x = drawn["crop"]
-        np.testing.assert_array_equal(drawn["image"], PICTURE[y : y + 8, x : x + 8])
+def draw(augment, count, first=0):
+    return augment.draw(first, count, 40)
 
 
 def test_crops_fall_everywhere_alike():
-    crop = draw(augmentation(chunk=1), range(6600))["crop"]
+    crop = draw(augmentation(chunk=1), 6600)["crop"]
     assert crop.min() == 0
     assert crop.max() == 32
     counts = np.stack([np.bincount(crop[:, axis], minlength=33) for axis in (0, 1)])
@@ -30,14 +22,14 @@ def test_crops_fall_everywhere_alike():
 
 
 def test_fewer_offsets_start_at_the_corner_or_stay_in_the_middle():
-    paper = draw(augmentation(offsets=32, chunk=1), range(2000))["crop"]
+    paper = draw(augmentation(offsets=32, chunk=1), 2000)["crop"]
     assert (paper.min(), paper.max()) == (0, 31)
-    centre = draw(augmentation(offsets=1, chunk=1), range(9))["crop"]
+    centre = draw(augmentation(offsets=1, chunk=1), 9)["crop"]
     assert (centre == 16).all()
 
 
 def test_a_chunk_shares_crop_and_flip_but_not_colour():
-    drawn = draw(augmentation(), range(320))
+    drawn = draw(augmentation(), 320)
     geometry = np.column_stack([drawn["crop"], drawn["flip"]])
     chunks = geometry.reshape(10, 32, 3)
     assert (chunks == chunks[:, :1]).all()
@@ -46,19 +38,19 @@ def test_a_chunk_shares_crop_and_flip_but_not_colour():
 
 
 def test_half_are_mirrored_or_none():
-    flip = draw(augmentation(chunk=1), range(4000))["flip"]
+    flip = draw(augmentation(chunk=1), 4000)["flip"]
     assert abs(flip.mean() - 0.5) < 0.03
-    assert not draw(augmentation(chunk=1, reflect=False), range(100))["flip"].any()
+    assert not draw(augmentation(chunk=1, reflect=False), 100)["flip"].any()
 
 
 def test_mirroring_does_not_depend_on_where_the_crop_falls():
-    drawn = draw(augmentation(chunk=1), range(4000))
+    drawn = draw(augmentation(chunk=1), 4000)
     low = drawn["crop"][:, 0] < 16
     assert abs(drawn["flip"][low].mean() - drawn["flip"][~low].mean()) < 0.06
 
 
 def test_colour_noise_has_the_spread_of_the_2012_run():
-    drawn = draw(augmentation(), range(20000))
+    drawn = draw(augmentation(), 20000)
     # facts.md section 6: 7.40, 7.20 and 7.70 grey levels, before the division by 1.1.
     spread = drawn["colour_offset"].std(0)
     np.testing.assert_allclose(spread, [7.40, 7.20, 7.70], rtol=0.02)
@@ -69,7 +61,7 @@ def test_colour_noise_has_the_spread_of_the_2012_run():
 
 
 def test_noise_stops_at_its_position():
-    drawn = draw(augmentation(noise_until=5), range(10))
+    drawn = draw(augmentation(noise_until=5), 10)
     assert (drawn["colour_offset"][:5] != 0).all()
     assert (drawn["colour_offset"][5:] == 0).all()
     np.testing.assert_array_equal(drawn["scale"][5:], 1)
@@ -77,27 +69,35 @@ def test_noise_stops_at_its_position():
 
 
 def test_position_and_seed_decide_alone():
-    one, again = (draw(augmentation(), range(50)) for _ in range(2))
-    for key in one:
-        np.testing.assert_array_equal(one[key], again[key])
-    other = draw(augmentation(seed=8), range(50))
+    one = draw(augmentation(), 50)
+    for first in (0, 1, 31, 45):
+        again = draw(augmentation(), 5, first)
+        for key in one:
+            np.testing.assert_array_equal(again[key], one[key][first : first + 5])
+    other = draw(augmentation(seed=8), 50)
     assert (one["colour_offset"] != other["colour_offset"]).all()
 
 
-def test_numbers_are_those_of_a_generator_of_its_own_for_each_position():
-    ours = augmentation(chunk=1)
-    for position in (3, 0, 70_000, 3):
-        drawn = ours(position, PICTURE)
-        counter = (0, position, 0, 0)
-        geometry = np.random.Generator(np.random.Philox(key=(7, 1), counter=counter))
-        y, x, flip = geometry.random(3)
+def test_numbers_are_philox_blocks_and_their_normals_box_and_mullers():
+    for position in (0, 3, 70_000, 2**40):
+        drawn = draw(augmentation(chunk=1), 1, position)
+        drawn = {key: value[0] for key, value in drawn.items()}
+        y, x, flip, _ = uniform(1, position)
         assert drawn["crop"].tolist() == [int(33 * y), int(33 * x)]
         assert drawn["flip"] == (flip < 0.5)
-        colour = np.random.Generator(np.random.Philox(key=(7, 2), counter=counter))
-        offset = ours._rotation @ colour.standard_normal(3)
-        np.testing.assert_array_equal(drawn["colour_offset"], offset.astype("f4"))
+        a, b, c, d = uniform(2, position)
+        one, other = math.sqrt(-2 * math.log(1 - a)), math.sqrt(-2 * math.log(1 - c))
+        b, d = 2 * math.pi * b, 2 * math.pi * d
+        normal = [one * math.cos(b), one * math.sin(b), other * math.cos(d)]
+        along = 0.1 * np.array(STDDEV) * normal
+        np.testing.assert_allclose(drawn["colour_offset"], AXES @ along, rtol=1e-6)
+
+
+def uniform(stream, place):
+    raw = np.random.Philox(key=(7, stream), counter=place).random_raw(4)
+    return [int(number >> np.uint64(11)) / 2**53 for number in raw]
 
 
 def test_more_offsets_than_positions():
     with pytest.raises(InputError, match=r"augment\.offsets=34: .* has 33 positions"):
-        augmentation(offsets=34)(0, PICTURE)
+        draw(augmentation(offsets=34), 1)

@@ -24,6 +24,15 @@ def train(steps, batch_size=8, source=None, **options):
         ]
 
 
+class Gradients(Numbered):
+    """Red is the picture's number; green and blue say where a pixel lies."""
+
+    def __getitem__(self, i):
+        picture = np.full((40, 40, 3), i, np.uint8)
+        picture[..., 1], picture[..., 2] = np.mgrid[:40, :40]
+        return f"n/{i}", picture, i % 3
+
+
 def evaluate(source, **options):
     options = {"image_size": 40, "batch_size": 8, "threads": 2, **options}
     with closing(evaluation_batches(source, **options)) as batches:
@@ -50,14 +59,17 @@ def test_every_picture_once_an_epoch_in_a_new_order():
 
 
 def test_a_batch_holds_what_its_positions_say():
-    batches = train(3)
+    batches = train(3, source=Gradients(COUNT))
     for step, batch in enumerate(batches):
-        for place, number in enumerate(numbers([batch])):
-            picture = np.full((40, 40, 3), number, np.uint8)
-            expected = augmentation()(8 * step + place, picture)
-            for key, value in expected.items():
-                np.testing.assert_array_equal(batch[key][place], value)
-                assert batch[key].dtype == value.dtype
+        expected = augmentation().draw(8 * step, 8, 40)
+        for key, value in expected.items():
+            np.testing.assert_array_equal(batch[key], value)
+            assert batch[key].dtype == value.dtype
+        assert batch["image"].shape == (8, 8, 8, 3)
+        along_y, along_x = np.arange(8)[:, None], np.arange(8)
+        for image, (y, x) in zip(batch["image"], batch["crop"], strict=True):
+            np.testing.assert_array_equal(image[..., 1], y + along_y + 0 * along_x)
+            np.testing.assert_array_equal(image[..., 2], x + along_x + 0 * along_y)
         np.testing.assert_array_equal(batch["label"], numbers([batch]) % 3)
         np.testing.assert_array_equal(batch["weight"], np.ones(8, np.float32))
         assert (batch["label"].dtype, batch["weight"].dtype) == (np.int32, np.float32)
