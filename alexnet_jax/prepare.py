@@ -3,8 +3,9 @@
 python -m alexnet_jax.prepare --source=ILSVRC2012 --destination=prepared
 
 The source is a folder with the tars of ILSVRC2012 or ILSVRC2010 (data/ilsvrc.py says
-which), with class folders in train/ and val/, or one that TFDS prepared. Kill it at any
-moment: the same command goes on, and what it makes is the same, byte for byte.
+which), with class folders in train/ and val/ (val/ may be flat, as ILSVRC2012's tar
+unpacks), or one that TFDS prepared. Kill it at any moment: the same command goes on,
+and what it makes is the same, byte for byte.
 
 python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper \
     --config.dataset.source=records --config.dataset.train=prepared \
@@ -24,7 +25,8 @@ from tqdm import tqdm
 
 from alexnet_jax import cli
 from alexnet_jax.cli import say
-from alexnet_jax.data.ilsvrc import CLASSES, Split
+from alexnet_jax.data.devkit import CLASSES
+from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.lock import locked
 from alexnet_jax.data.originals import Originals, open_originals
 from alexnet_jax.data.preparation import Preparation, Wish, gigabytes

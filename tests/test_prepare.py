@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from apps import refusal, run_app, start_app
-from data.pictures import class_tars, drawn, encoded, numbered_tar
+from data.pictures import (
+    class_tars,
+    drawn,
+    encoded,
+    numbered_tar,
+    write_class_folders,
+)
 from PIL import Image
 from runs import contents, tiny_config
 
@@ -329,6 +335,31 @@ def test_the_miniature_imagenet(shared_data, tmp_path, capsys):
     names = (tmp_path / "out" / "classes.txt").read_text().split()
     assert (len(names), names[65]) == (1000, "n01751748")
     assert validation.classes == tuple(names)
+
+
+def test_imagenet_as_kaggle_unpacks_it(tmp_path):
+    folder = tmp_path / "CLS-LOC"
+    # The first three validation pictures are of these classes.
+    snake, ski, dog = "n01751748", "n09193705", "n02105855"
+    write_class_folders(folder / "train", {snake: 3, ski: 3, dog: 3, "n01440764": 2})
+    (folder / "val").mkdir()
+    (folder / "test").mkdir()
+    for number in (1, 2, 3):
+        for split in ("val", "test"):
+            name = f"ILSVRC2012_{split}_{number:08}.JPEG"
+            (folder / split / name).write_bytes(encoded(drawn(number), "JPEG"))
+    assert made(folder, tmp_path / "out", encoding="raw")["splits"].keys() == {
+        "train",
+        "validation",
+    }
+    validation = records(tmp_path / "out", "validation")
+    named = [validation.classes[record.label] for record in validation]
+    assert named == [snake, ski, dog]
+    refused(
+        lambda: made(folder, tmp_path / "again", [Split.TEST]),
+        "test",
+        "holds no class folders",
+    )
 
 
 def test_the_test_pictures_are_for_a_last_word(tmp_path, monkeypatch):

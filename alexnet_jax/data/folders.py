@@ -1,7 +1,7 @@
 """Pictures in one folder for each class, on the disk or in a plain tar."""
 
-import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,42 @@ WANTED = "give a folder of class folders or a plain tar of one"
 FILL = "put pictures into it or remove it"
 
 
-class ClassFolders:
+class Files:
+    """Pictures that are files of one folder."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        classes: tuple[str, ...],
+        files: Sequence[str],
+        labels: Sequence[int],
+    ):
+        """The files, given relative to the folder, and their labels give the order."""
+        self.classes = classes
+        self._path, self._files, self._labels = Path(path), files, labels
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, i: int) -> Record:
+        file = self._path / self._files[i]
+        try:
+            return Record(str(file), file.read_bytes(), self._labels[i])
+        except OSError as error:
+            raise PictureError(f"{file}: cannot be read: {error.strerror}") from None
+
+    def relabelled(self, classes: tuple[str, ...], labels: list[int]) -> "Files":
+        """The same pictures, with labels that count through other classes."""
+        renumbered = [labels[label] for label in self._labels]
+        return Files(self._path, classes, self._files, renumbered)
+
+    def part(self, start: int, stop: int) -> "Files":
+        """The records from start to stop − 1, without the memory of all others."""
+        files, labels = self._files[start:stop], self._labels[start:stop]
+        return Files(self._path, self.classes, files, labels)
+
+
+class ClassFolders(Files):
     """A folder of class folders, each holding pictures at any depth."""
 
     def __init__(self, path: str | Path, key: str):
@@ -32,45 +67,25 @@ class ClassFolders:
             InputError: there is no such folder, or a class without pictures.
         """
         given = f"{key}={str(path)!r}"
-        self._path = Path(path)
-        if not self._path.is_dir():
+        if not Path(path).is_dir():
             raise InputError(f"{given}: no such folder; {WANTED} ({key})")
-        self.classes = tuple(
-            sorted(f.name for f in self._path.iterdir() if f.is_dir() and _seen(f.name))
-        )
-        if not self.classes:
+        classes = tuple(folders_in(path))
+        if not classes:
             raise InputError(f"{given}: holds no class folders; {WANTED}")
-        self._files: list[str] = []  # relative to the path
-        self._labels: list[int] = []
-        for label, name in enumerate(self.classes):
-            files = pictures_below(self._path / name)
-            if not files:
+        files: list[str] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            inside = pictures_below(Path(path) / name)
+            if not inside:
                 raise InputError(f"{given}: the class folder {name!r} is empty; {FILL}")
-            self._files += [f"{name}/{file}" for file in files]
-            self._labels += [label] * len(files)
+            files += [f"{name}/{file}" for file in inside]
+            labels += [label] * len(inside)
+        super().__init__(path, classes, files, labels)
 
-    def __len__(self) -> int:
-        return len(self._files)
 
-    def __getitem__(self, i: int) -> Record:
-        file = self._path / self._files[i]
-        try:
-            return Record(str(file), file.read_bytes(), self._labels[i])
-        except OSError as error:
-            raise PictureError(f"{file}: cannot be read: {error.strerror}") from None
-
-    def relabelled(self, classes: tuple[str, ...], labels: list[int]) -> "ClassFolders":
-        """The same pictures, with labels that count through other classes."""
-        other = copy.copy(self)
-        other.classes = classes
-        other._labels = [labels[label] for label in self._labels]
-        return other
-
-    def part(self, start: int, stop: int) -> "ClassFolders":
-        """The records from start to stop − 1, without the memory of all others."""
-        part = copy.copy(self)
-        part._files, part._labels = self._files[start:stop], self._labels[start:stop]
-        return part
+def folders_in(path: str | Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without the hidden ones."""
+    return sorted(f.name for f in Path(path).iterdir() if f.is_dir() and _seen(f.name))
 
 
 def _seen(name: str) -> bool:

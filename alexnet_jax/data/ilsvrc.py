@@ -13,23 +13,30 @@ or
     ILSVRC2010_test_ground_truth.txt        for the test tar
 
 A split whose tar is not there is left out. The labels of ILSVRC2012's validation
-pictures are the official ones, which TFDS carries.
+pictures are the official ones, which TFDS carries; they may also lie unpacked, flat in
+a folder.
 """
 
 import enum
 import importlib.resources
-import io
 import re
-import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from tqdm import tqdm
 
+from alexnet_jax.data import devkit
+from alexnet_jax.data.folders import (
+    ClassFolders,
+    Files,
+    folders_in,
+    pictures_below,
+)
 from alexnet_jax.data.tars import Member, TarPictures, walk
 from alexnet_jax.errors import InputError
 
-CLASSES = 1000
+T = TypeVar("T")
 
 
 class Split(enum.StrEnum):
@@ -59,12 +66,6 @@ TARS = {
         Split.VALIDATION: "ILSVRC2010_images_val.tar",
         Split.TEST: "ILSVRC2010_images_test.tar",
     },
-}
-DEVKIT = "ILSVRC2010_devkit-1.0.tar.gz"
-META = "meta.mat"
-TRUTH = {
-    Split.VALIDATION: "ILSVRC2010_validation_ground_truth.txt",
-    Split.TEST: "ILSVRC2010_test_ground_truth.txt",
 }
 KEY = "--source"
 
@@ -103,8 +104,10 @@ def open_tar(year: str, split: Split, tar: Path) -> TarPictures:
         classes = official_classes()
         truth = _official_order() if split == Split.VALIDATION else []
     else:
-        classes, by_id = _synsets(tar.parent)
-        truth = [] if split == Split.TRAIN else _truth(tar.parent, split, by_id)
+        classes, by_id = devkit.synsets(tar.parent, KEY)
+        truth = []
+        if split != Split.TRAIN:
+            truth = devkit.truth(tar.parent, devkit.TRUTH[_word(split)], by_id, KEY)
     if split == Split.TRAIN:
         return _class_tars(year, tar, classes)
     return _numbered(f"{year}_{_word(split)}", tar, classes, truth)
@@ -144,35 +147,76 @@ def _numbered(
     """The pictures stem_00000001.JPEG … of a flat tar, which must be 1 … N."""
     given = f"{KEY}: {str(path)!r}"
     wanted = f"it must be the tar of {stem}_00000001.JPEG …"
-    members: dict[int, Member] = {}
+    found = []
     for info in walk(path, given, wanted):
-        name = PurePosixPath(info.name).name
-        match = re.fullmatch(rf"{stem}_(\d{{8}})\.JPEG", name)
-        if info.isdir():
-            continue
-        if not info.isreg() or not match:
+        if info.isreg():
+            name = PurePosixPath(info.name).name
+            found.append((name, Member(name, info.offset_data, info.size)))
+        elif not info.isdir():
             raise InputError(f"{given}: holds {info.name!r}; {wanted}")
+    members = _by_number(stem, found, len(truth), given, wanted)
+    return TarPictures(path, classes, members, truth[: len(members)])
+
+
+def open_folder(path: str | Path, key: str) -> Files:
+    """The pictures in class folders, or the flat validation pictures of ILSVRC2012.
+
+    The latter as its tar unpacks: ILSVRC2012_val_00000001.JPEG … in one folder.
+
+    Args:
+        path: the folder.
+        key: the config key or flag that named it, for messages.
+
+    Raises:
+        InputError: there is no such folder, a class without pictures, or a number
+            missing.
+    """
+    stem, folder = "ILSVRC2012_val", Path(path)
+    if not any(folder.glob(f"{stem}_*.JPEG")) or folders_in(folder):
+        return ClassFolders(path, key)
+    truth, names = _official_order(), official_classes()
+    wanted = f"beside {stem}_00000001.JPEG … it must hold no pictures"
+    found = [(file, file) for file in pictures_below(folder)]
+    files = _by_number(stem, found, len(truth), f"{key}={str(path)!r}", wanted)
+    used = sorted(set(truth[: len(files)]))  # all of them, but in a miniature
+    labels = [used.index(label) for label in truth[: len(files)]]
+    return Files(path, tuple(names[label] for label in used), files, labels)
+
+
+def _by_number(
+    stem: str,
+    found: Iterable[tuple[str, T]],
+    labelled: int,
+    given: str,
+    wanted: str,
+) -> list[T]:
+    """What goes by the names stem_00000001.JPEG …, in order: 1 … N without gaps.
+
+    Labels go by number: where one is missing, is it the only thing that went wrong?
+    """
+    numbered: dict[int, T] = {}
+    for name, picture in found:
+        match = re.fullmatch(rf"{stem}_(\d{{8}})\.JPEG", name)
+        if not match:
+            raise InputError(f"{given}: holds {name!r}; {wanted}")
         number = int(match[1])
-        if number in members:
+        if number in numbered:
             raise InputError(f"{given}: holds {name} twice; {wanted}")
-        members[number] = Member(name, info.offset_data, info.size)
-    if not members:
+        numbered[number] = picture
+    if not numbered:
         raise InputError(f"{given}: holds no pictures; {wanted}")
-    # Labels go by number: where one is missing, is it the only thing that went wrong?
-    for number in range(1, max(members) + 1):
-        if number not in members:
+    for number in range(1, max(numbered) + 1):
+        if number not in numbered:
             raise InputError(
                 f"{given}: number {number} is missing ({stem}_{number:08}.JPEG) of "
-                f"1 to {max(members)}; copy or make the tar again"
+                f"1 to {max(numbered)}; copy or make it again"
             )
-    if 0 in members or len(members) > len(truth):
+    if 0 in numbered or len(numbered) > labelled:
         raise InputError(
-            f"{given}: holds numbers {min(members)} to {max(members)}, and there are "
-            f"labels for 1 to {len(truth)}; {wanted}"
+            f"{given}: holds numbers {min(numbered)} to {max(numbered)}, and there are "
+            f"labels for 1 to {labelled}; {wanted}"
         )
-    numbers = sorted(members)
-    labels = [truth[number - 1] for number in numbers]
-    return TarPictures(path, classes, [members[n] for n in numbers], labels)
+    return [numbered[number] for number in sorted(numbered)]
 
 
 def _word(split: Split) -> str:
@@ -193,61 +237,3 @@ def _official_order() -> list[int]:
 def _carried_by_tfds(name: str) -> list[str]:
     folder = importlib.resources.files("tensorflow_datasets")
     return (folder / "datasets" / "imagenet2012" / name).read_text().split()
-
-
-def _synsets(folder: Path) -> tuple[tuple[str, ...], dict[int, int]]:
-    """The classes of ILSVRC2010, sorted, and the label of each of its numbers 1 …."""
-    from scipy.io import loadmat  # a fifth of a second, and only here
-
-    try:
-        table = loadmat(io.BytesIO(_of_devkit(folder, META)), squeeze_me=True)
-        synsets = table["synsets"]
-        numbers = [int(number) for number in synsets["ILSVRC2010_ID"]]
-        names = [str(name) for name in synsets["WNID"]]
-    except InputError:
-        raise
-    except Exception as error:  # whatever stands in the file
-        raise InputError(
-            f"{KEY}={str(folder)!r}: {META} is not that of ILSVRC2010 ({error}); "
-            f"put {DEVKIT} there"
-        ) from None
-    # Behind the classes come the synsets above them, with higher numbers.
-    by_id = {n: name for n, name in zip(numbers, names, strict=True) if n <= CLASSES}
-    classes = tuple(sorted(by_id.values()))
-    label_of = {name: label for label, name in enumerate(classes)}
-    return classes, {number: label_of[name] for number, name in by_id.items()}
-
-
-def _truth(folder: Path, split: Split, by_id: dict[int, int]) -> list[int]:
-    """The label of each numbered picture of ILSVRC2010."""
-    name = TRUTH[split]
-    text = _of_devkit(folder, name).decode(errors="replace").split()
-    try:
-        return [by_id[int(number)] for number in text]
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"{KEY}={str(folder)!r}: {name} must hold a number from 1 to "
-            f"{len(by_id)} on each line, and has {error}; download it again"
-        ) from None
-
-
-def _of_devkit(folder: Path, name: str) -> bytes:
-    """A file of the devkit of ILSVRC2010, unpacked or not."""
-    for place in (folder, folder / "data", folder / "devkit-1.0" / "data"):
-        if (place / name).is_file():
-            return (place / name).read_bytes()
-    try:
-        with tarfile.open(folder / DEVKIT) as devkit:
-            for info in devkit:
-                if info.isreg() and PurePosixPath(info.name).name == name:
-                    return devkit.extractfile(info).read()  # type: ignore[union-attr]
-    except FileNotFoundError:
-        pass
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(
-            f"{KEY}: {str(folder / DEVKIT)!r}: damaged ({error}); download it again"
-        ) from None
-    raise InputError(
-        f"{KEY}={str(folder)!r}: {name} is missing, which the labels of ILSVRC2010 "
-        f"need; put {DEVKIT if name != TRUTH[Split.TEST] else name} there"
-    )

@@ -90,9 +90,9 @@ class _Augmented:
         crop = self.augmentation.crop
         images = empty((count, crop, crop, 3), np.uint8)
         labels = np.empty(count, np.int32)
-        for row, record in enumerate(self._records(first, count)):
+        records, corners = self._records(first, count), drawn["crop"].tolist()
+        for row, (record, (y, x)) in enumerate(zip(records, corners, strict=True)):
             picture = self.source[record]
-            y, x = drawn["crop"][row]
             whole = pixels(picture, self.image_size)
             images[row] = whole[y : y + crop, x : x + crop]
             labels[row] = picture[2]

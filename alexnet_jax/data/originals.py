@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_jax.data.folders import ClassFolders
-from alexnet_jax.data.ilsvrc import OFFICIAL, Split, official_classes, open_tar, tars_in
+from alexnet_jax.data.folders import folders_in
+from alexnet_jax.data.ilsvrc import (
+    OFFICIAL,
+    Split,
+    official_classes,
+    open_folder,
+    open_tar,
+    tars_in,
+)
 from alexnet_jax.data.record import Divisible
 from alexnet_jax.data.sources import new_labels
 from alexnet_jax.data.tfds import Tfds, splits_in
@@ -20,7 +27,7 @@ FOLDERS = {
 }
 WANTED = (
     "give a folder with the tars of ILSVRC2012 or ILSVRC2010, with class folders in "
-    "train/ and val/, or one that TFDS prepared"
+    "train/ and val/ (of which ILSVRC2012's may be flat), or one that TFDS prepared"
 )
 
 
@@ -103,9 +110,11 @@ def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
             raise InputError(f"{given}: is empty; {WANTED}")
         found = {".": Split.TRAIN}  # the class folders themselves
     paths = {split: source / name for name, split in found.items()}
+    if not wanted and len(paths) > 1 and not folders_in(paths.get(Split.TEST, source)):
+        del paths[Split.TEST]  # flat as ILSVRC2012's, of which nobody has the labels
     chosen = _choose(wanted, list(paths), given)
     opened = {
-        split: ClassFolders(path, KEY)
+        split: open_folder(path, KEY)
         for split, path in paths.items()
         if split in chosen or split == Split.TRAIN  # which knows the classes
     }

@@ -8,8 +8,9 @@ Sources travel to spawned worker processes by pickling, and open their files the
 import os
 
 from alexnet_jax.data import prepared
-from alexnet_jax.data.folders import ClassFolders, ClassTar
+from alexnet_jax.data.folders import ClassTar
 from alexnet_jax.data.generated import Generated
+from alexnet_jax.data.ilsvrc import open_folder
 from alexnet_jax.data.record import Record, Source
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.errors import InputError
@@ -104,7 +105,7 @@ def open_source(
     elif kind == "tfds":
         source = Tfds(where, key, name=tfds_name, test=test)
     elif os.path.isdir(where):
-        source = ClassFolders(where, key)
+        source = open_folder(where, key)
     else:
         source = ClassTar(where, key)
     if role == "train" and len(source.classes) < 2:

@@ -5,10 +5,23 @@ import tarfile
 
 import numpy as np
 import pytest
-from pictures import class_tars, drawn, encoded, numbered_tar, tar_bytes
+from pictures import (
+    class_tars,
+    drawn,
+    encoded,
+    numbered_tar,
+    tar_bytes,
+    write_class_folders,
+)
 from scipy.io import savemat
 
-from alexnet_jax.data.ilsvrc import Split, official_classes, open_tar, tars_in
+from alexnet_jax.data.ilsvrc import (
+    Split,
+    official_classes,
+    open_folder,
+    open_tar,
+    tars_in,
+)
 from alexnet_jax.errors import InputError
 
 TENCH, GOLDFISH, SHARK = "n01440764", "n01443537", "n01484850"
@@ -88,6 +101,35 @@ def test_parts(tmp_path):
 def test_a_validation_set_with_gaps(tmp_path, numbers, parts):
     (tmp_path / VAL).write_bytes(numbered_tar("ILSVRC2012_val", numbers))
     refused(tmp_path, Split.VALIDATION, VAL, *parts)
+
+
+def test_unpacked_validation_pictures(shared_data, tmp_path):
+    folder = shared_data / "ilsvrc2012-mini"
+    with tarfile.open(folder / VAL) as tar:
+        tar.extractall(tmp_path / "val", filter="data")
+    (tmp_path / "val" / "list.txt").write_text("no picture")
+    of_tar, flat = opened(folder, Split.VALIDATION), open_folder(tmp_path / "val", "k")
+    assert len(flat) == len(of_tar)
+    for file, member in zip(flat, of_tar, strict=True):
+        assert file.name.endswith(member.name.split(":")[1])
+        assert file.image == member.image
+        assert flat.classes[file.label] == of_tar.classes[member.label]
+    assert set(flat.classes) == {of_tar.classes[r.label] for r in of_tar}
+
+    numbered = sorted((tmp_path / "val").glob("*.JPEG"))
+    other = numbered[0].with_name("cat.jpg")
+    numbered[2].rename(other)
+    with pytest.raises(InputError, match=r"k='.*val': holds 'cat\.jpg'; beside ILSVRC"):
+        open_folder(tmp_path / "val", "k")
+    other.unlink()
+    with pytest.raises(InputError, match="number 3 is missing"):
+        open_folder(tmp_path / "val", "k")
+
+
+def test_a_folder_of_class_folders_is_one_whatever_lies_beside(tmp_path):
+    write_class_folders(tmp_path, {"a": 1, "b": 2})
+    (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(encoded(drawn(0)))
+    assert open_folder(tmp_path, "k").classes == ("a", "b")
 
 
 def test_a_number_twice(tmp_path):

@@ -11,14 +11,10 @@ import tensorflow_datasets as tfds
 from pictures import Numbered, encoded, write_class_folders, write_tar
 from tensorflow_datasets.core import constants
 
+from alexnet_jax.data.folders import ClassFolders, ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.record import Subset
-from alexnet_jax.data.sources import (
-    ClassFolders,
-    ClassTar,
-    match_classes,
-    open_source,
-)
+from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.errors import InputError, PictureError
 
 KEY = "dataset.train"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from pictures import Numbered, write_class_folders
 
+from alexnet_jax.data.folders import ClassFolders, ClassTar
 from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.sources import ClassFolders, ClassTar
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.survey import survey
 from alexnet_jax.errors import InputError
