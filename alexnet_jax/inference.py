@@ -89,7 +89,10 @@ def ensemble(models: Sequence[Model], image: jax.Array) -> jax.Array:
 
 @jax.jit
 def _score(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-    return score(jnp.log(probabilities), labels, weights)
+    # One that float32 rounds to nothing counts as its smallest: 87 nats, where infinity
+    # would be no JSON and hide all other pictures.
+    least = jnp.finfo(jnp.float32).tiny
+    return score(jnp.log(jnp.maximum(probabilities, least)), labels, weights)
 
 
 def error_rates(
