@@ -19,12 +19,11 @@ from absl import flags
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from alexnet_jax import cli, experiment, parallel
+from alexnet_jax import cli, experiment, parallel, runs
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import LAYERS
-from alexnet_jax.optimizer import momentum_with_decay
-from alexnet_jax.step import initial_state
+from alexnet_jax.program import make_program
 
 ENDING = ".safetensors"
 # What predict needs beside the weights, carried in the file's metadata.
@@ -67,9 +66,9 @@ def to_safetensors(workdir: Path, file: Path) -> None:
     """
     if file.exists():
         raise InputError(f"--destination={file}: exists already; give a new name")
-    config = experiment.kept_config(workdir)
+    config = runs.kept_config(workdir)
     mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
-    model, _ = experiment.trained(workdir, config, mesh, views=1)
+    model, _ = runs.trained(workdir, config, mesh, views=1)
     tensors = {
         f"{layer}.{name}": np.asarray(model.params[layer][name])
         for layer in LAYERS
@@ -119,7 +118,10 @@ def from_safetensors(
         text = companions["config.json"].decode(errors="replace")
         config = cli.as_config(text, f"--source={file}")
     experiment.check(config)
-    params = as_params(tensors, config, file)
+    classes = tensors["fc8.bias"].size if "fc8.bias" in tensors else 1000
+    mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
+    like = make_program(config, classes, mesh).state
+    params = as_params(tensors, like.params, file)
     for name in COMPANIONS:
         if (workdir / name).exists() and name in companions:
             raise InputError(
@@ -129,14 +131,7 @@ def from_safetensors(
     for name, data in companions.items():
         (workdir / name).write_bytes(data)
     cli.save_config(config, workdir / "config.json")
-    optimizer = momentum_with_decay(
-        config.optimizer.momentum, config.optimizer.weight_decay
-    )
-    network = experiment.make_network(config, params["fc8"]["bias"].size)
-    shapes = jax.eval_shape(
-        lambda: initial_state(network, optimizer, 0, config.augment.crop)
-    )
-    state = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), shapes)
+    state = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), like)
     with closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
         checkpoints.save(dataclasses.replace(state, params=params), {})
 
@@ -155,21 +150,14 @@ def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         raise InputError(f"--source={file}: cannot be read ({error})") from None
 
 
-def as_params(
-    tensors: dict[str, np.ndarray], config: ml_collections.ConfigDict, file: Path
-) -> dict[str, Any]:
-    """Tensors by name → {layer: {'kernel', 'bias'}} of a config's network.
+def as_params(tensors: dict[str, np.ndarray], like: Any, file: Path) -> dict[str, Any]:
+    """Tensors by name → {layer: {'kernel', 'bias'}}, shaped as those of a network.
 
     Raises:
         InputError: a tensor is missing, left over, or of another shape.
     """
-    classes = tensors["fc8.bias"].size if "fc8.bias" in tensors else 1000
-    network = experiment.make_network(config, classes)
-    shapes = jax.eval_shape(
-        lambda: experiment.initial_params(network, 0, config.augment.crop)
-    )
     wanted = {
-        f"{la}.{n}": shapes[la][n].shape for la in LAYERS for n in ("kernel", "bias")
+        f"{la}.{n}": like[la][n].shape for la in LAYERS for n in ("kernel", "bias")
     }
     for name in sorted(wanted.keys() | tensors.keys()):
         given = tensors[name].shape if name in tensors else "absent"

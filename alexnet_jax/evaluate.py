@@ -24,6 +24,7 @@ from alexnet_jax import (
     parallel,
     pictures,
     processes,
+    runs,
 )
 from alexnet_jax.data.loader import evaluation_batches
 from alexnet_jax.errors import InputError
@@ -54,7 +55,7 @@ def evaluate(
         InputError: something is missing or does not fit.
         PictureError: a picture cannot be decoded.
     """
-    configs = [experiment.kept_config(w) for w in workdirs]
+    configs = [runs.kept_config(w) for w in workdirs]
     if config is None:
         config = configs[0]
         # What there is here, not there.
@@ -63,12 +64,12 @@ def evaluate(
     else:
         experiment.check(config)
         if len(workdirs) == 1:
-            experiment.require_same_network(config, configs[0], workdirs[0])
+            runs.require_same_network(config, configs[0], workdirs[0])
 
     processes.agree(experiment.shared_by_processes(config))
     mesh = experiment.make_mesh(config)
     process_index, process_count = parallel.own_part(mesh)
-    models, classes = experiment.trained_ensemble(workdirs, configs, mesh, views)
+    models, classes = runs.trained_ensemble(workdirs, configs, mesh, views)
     source = pictures.open_pictures(config, split, tuple(classes), test=True)
     size = configs[0].dataset.image_size
     batch_size = config.batch_size // config.accumulation

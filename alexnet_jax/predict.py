@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, compilation, experiment, inference, parallel
+from alexnet_jax import cli, compilation, inference, parallel, runs
 from alexnet_jax.data.folders import pictures_below
 from alexnet_jax.data.preprocess import decode, square
 from alexnet_jax.errors import InputError, PictureError
@@ -48,9 +48,9 @@ def predict(
     files = list(picture_files(pictures))
     if not files:
         raise InputError("no picture given; name picture files or folders of them")
-    configs = [experiment.kept_config(w) for w in workdirs]
+    configs = [runs.kept_config(w) for w in workdirs]
     mesh = parallel.make_mesh(1, 1, configs[0].network.towers, BATCH)
-    models, classes = experiment.trained_ensemble(workdirs, configs, mesh, views)
+    models, classes = runs.trained_ensemble(workdirs, configs, mesh, views)
     if names:
         classes = class_names(names, classes)
 

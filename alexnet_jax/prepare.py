@@ -27,12 +27,12 @@ from alexnet_jax import cli
 from alexnet_jax.cli import say
 from alexnet_jax.data.devkit import CLASSES
 from alexnet_jax.data.ilsvrc import Split
-from alexnet_jax.data.lock import locked
 from alexnet_jax.data.originals import Originals, open_originals
 from alexnet_jax.data.preparation import Preparation, Wish, gigabytes
 from alexnet_jax.data.prepared import UNREADABLE
 from alexnet_jax.data.records import ENCODINGS
 from alexnet_jax.errors import InputError
+from alexnet_jax.lock import locked
 
 
 def prepare(wish: Wish, splits: Sequence[Split] = ()) -> None:
@@ -49,7 +49,8 @@ def prepare(wish: Wish, splits: Sequence[Split] = ()) -> None:
     started = time.perf_counter()
     originals = open_originals(wish.source, splits)
     tell(originals)
-    with locked(wish.destination, originals.folders):
+    originals.require_outside(wish.destination)
+    with locked(wish.destination, "--destination", "`prepare`"):
         preparation = Preparation(originals, wish)
         verify(preparation)
         missing = sum(s.stop - s.start for s in preparation.missing())

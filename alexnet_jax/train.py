@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import (
-    compilation,
     experiment,
     inference,
     parallel,
     pictures,
     processes,
+    runs,
 )
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
@@ -29,6 +29,7 @@ from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.feed import Feed, SeldomChanging
 from alexnet_jax.inference import Model
+from alexnet_jax.lock import locked
 from alexnet_jax.measure import limits, work
 from alexnet_jax.metrics import MetricsFile
 from alexnet_jax.network.alexnet import LAYERS
@@ -58,7 +59,8 @@ def train(
         The signal that stopped it, after a checkpoint; None where it came to its end.
 
     Raises:
-        InputError: config, data, mesh or work directory do not fit.
+        InputError: config, data, mesh or work directory do not fit, or another run is
+            at work in that.
         NonFiniteError: the loss is not finite; the last good checkpoint is kept.
     """
     experiment.check(config)
@@ -69,27 +71,26 @@ def train(
     parallel.own_part(mesh)
     pictures.require_a_batch(training, config)
     processes.agree(pictures.facts(training, validation))
-    experiment.settle_config(config, workdir, len(training))
-    experiment.settle_classes(training.classes, config, workdir)
-    training, statistics = pictures.surveyed(training, config, workdir)
-    pictures.require_a_batch(training, config)
-    with (
-        stop_signal() as stop,
-        closing(
-            Checkpoints(workdir / "checkpoints", keep=config.checkpoints_to_keep)
-        ) as checkpoints,
-    ):
-        run = Run(
-            config,
-            workdir,
-            mesh,
-            training,
-            validation,
-            statistics,
-            checkpoints,
-            profile,
+    with locked(workdir, "--workdir", "run") if processes.first() else nullcontext():
+        runs.settle_config(config, workdir, len(training))
+        runs.settle_classes(training.classes, config, workdir)
+        training, statistics = pictures.surveyed(training, config, workdir)
+        pictures.require_a_batch(training, config)
+        checkpoints = Checkpoints(
+            workdir / "checkpoints", keep=config.checkpoints_to_keep
         )
-        run.go(stop)
+        with stop_signal() as stop, closing(checkpoints):
+            run = Run(
+                config,
+                workdir,
+                mesh,
+                training,
+                validation,
+                statistics,
+                checkpoints,
+                profile,
+            )
+            run.go(stop)
     done = int(run.state.step)
     if stop.signal and done < run.total and not run.finished:
         say(f"stopped after update {done:,}; the same command goes on")
@@ -121,14 +122,8 @@ class Run:
         )
         self.mean_image = parallel.everywhere(mesh, statistics.mean_image)
         self.program = make_program(config, len(training.classes), mesh)
-        self.probabilities = compilation.jit(
-            inference.make_probabilities(
-                self.program.network,
-                mesh,
-                config.augment.crop,
-                1,
-                config.augment.mean_at,
-            )
+        self.probabilities = experiment.make_probabilities(
+            config, self.program.network, mesh
         )
         self.total = experiment.updates(config, len(training))
         self.checkpoints = checkpoints

@@ -6,7 +6,7 @@ from apps import refusal, run_app
 from runs import assert_same_weights, contents, finished_run, tiny_config, weights
 from safetensors.numpy import load_file, save_file
 
-from alexnet_jax import experiment
+from alexnet_jax import parallel, runs
 from alexnet_jax.convert import convert
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
@@ -73,13 +73,13 @@ def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
 
 def weights_alone(workdir):
     """Of a work directory that has nothing but weights and a config."""
-    config = experiment.kept_config(workdir)
-    mesh = experiment.parallel.make_mesh(1, 1, 2, 1)
+    config = runs.kept_config(workdir)
+    mesh = parallel.make_mesh(1, 1, 2, 1)
     elsewhere = workdir.parent / "completed"
     shutil.copytree(workdir, elsewhere)
     for name in ("classes.txt", "statistics.npz"):
         shutil.copy(finished_run() / name, elsewhere)
-    model, _ = experiment.trained(elsewhere, config, mesh, views=1)
+    model, _ = runs.trained(elsewhere, config, mesh, views=1)
     return {
         f"{la}.{n}": p for la, both in model.params.items() for n, p in both.items()
     }

@@ -23,6 +23,7 @@ from runs import (
 
 from alexnet_jax import metrics
 from alexnet_jax.errors import InputError, NonFiniteError
+from alexnet_jax.lock import locked
 from alexnet_jax.stop import stop_signal
 from alexnet_jax.train import train
 
@@ -124,6 +125,18 @@ def test_another_config_is_refused_and_nothing_touched(tmp_path):
     with pytest.raises(InputError, match=r"steps \(24 there, 23 here\)"):
         train(tiny_config({"steps": 23}), workdir)
     assert contents(workdir) == before
+
+
+def test_two_runs_at_once_are_refused_and_one_after_the_other_is_not(tmp_path):
+    workdir = copy_of_finished_run(tmp_path / "run")
+    before = contents(workdir)
+    with (
+        locked(workdir, "--workdir", "run"),
+        pytest.raises(InputError, match=r"--workdir='.*/run': another run is at work"),
+    ):
+        train(tiny_config(), workdir)
+    assert contents(workdir) == before
+    assert train(tiny_config(), workdir) is None
 
 
 def test_the_plateau_is_remembered(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alexnet_jax.data.folders import folders_in
 from alexnet_jax.data.ilsvrc import (
+    KEY,
     OFFICIAL,
     Split,
     official_classes,
@@ -18,7 +19,6 @@ from alexnet_jax.data.sources import new_labels
 from alexnet_jax.data.tfds import Tfds, splits_in
 from alexnet_jax.errors import InputError
 
-KEY = "--source"
 FOLDERS = {
     "train": Split.TRAIN,
     "val": Split.VALIDATION,
@@ -50,6 +50,19 @@ class Originals:
     def official(self, split: Split) -> int | None:
         """How many pictures a split has officially, where that is known."""
         return OFFICIAL.get(self.dataset, {}).get(split)
+
+    def require_outside(self, folder: Path) -> None:
+        """Checks that a folder to be written does not lie in one that is read.
+
+        Raises:
+            InputError: it does.
+        """
+        for place in map(Path.resolve, self.folders):
+            if place in (folder.resolve(), *folder.resolve().parents):
+                raise InputError(
+                    f"--destination={str(folder)!r}: lies in {str(place)!r}, which is "
+                    "to be read; give a folder elsewhere"
+                )
 
 
 def open_originals(source: Path, wanted: Sequence[Split]) -> Originals:

@@ -18,13 +18,13 @@ import PIL
 
 from alexnet_jax.data import crew, prepared, records, shards
 from alexnet_jax.data.catalogue import write_catalogue
-from alexnet_jax.data.lock import KEY
 from alexnet_jax.data.originals import Originals
 from alexnet_jax.data.shards import DiskError, Job, Shard
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.data.unfinished import Unfinished
 from alexnet_jax.errors import InputError, PictureError
 
+KEY = "--destination"
 SAMPLE = 100  # pictures whose JPEGs are measured before all are made
 BLOCK = 1 << 16  # bytes; an ArrayRecord file is filled up to whole ones
 Progress = Callable[[int], object]

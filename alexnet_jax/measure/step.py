@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from alexnet_jax import compilation, experiment, inference
+from alexnet_jax import experiment
 from alexnet_jax.errors import InputError
 from alexnet_jax.measure import clock, elsewhere, limits, operations, torch_peer, work
 from alexnet_jax.measure.clock import Times
@@ -166,14 +166,8 @@ def prepare(
         peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes
         peak += plan.output_size_in_bytes - plan.alias_size_in_bytes
 
-    probabilities = compilation.jit(
-        inference.make_probabilities(
-            program.network,
-            experiment.make_mesh(config),
-            config.augment.crop,
-            1,
-            config.augment.mean_at,
-        )
+    probabilities = experiment.make_probabilities(
+        config, program.network, experiment.make_mesh(config)
     )
     params = program.initialise().params
     side = (mean_image.shape[0] - batch["image"].shape[1]) // 2
