@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     def checked(argv: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.ERROR)  # Orbax tells every step it takes
+        # Of a damaged checkpoint asyncio would tell once for every array in it.
+        getLogger("asyncio").setLevel(CRITICAL)
         try:
             return main(argv)
         except InputError as error:

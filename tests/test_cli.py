@@ -75,8 +75,11 @@ def test_apps_as_modules_define_no_flags():
         ("--config.dataset.source=folder", "dataset.train='100': no such file or fol"),
         ("--config.dataset.validation=5", "5 generated pictures, 10 or more are need"),
         ("--config.batch_size=101", "batch_size=101: more than the 100 pictures"),
-        ("--workdir=pyproject.toml", "pyproject.toml: File exists"),
-        ("--workdir=/proc/run", "/proc/run: No such file or directory"),
+        ("--workdir=pyproject.toml", "pyproject.toml': cannot be made: File exists"),
+        (
+            "--workdir=/proc/run",
+            "/proc/run': cannot be made: No such file or directory",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(argument, line):
