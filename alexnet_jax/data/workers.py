@@ -226,20 +226,10 @@ def _work(
 
 def _new_piece(size: int) -> int:
     """The descriptor of memory that goes with the last process that has it."""
-    for folder in ("/dev/shm", None):  # in a container the first may be small
-        try:
-            descriptor, file = tempfile.mkstemp(dir=folder)
-        except FileNotFoundError:
-            continue
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pictures")  # /dev/shm may be small in a container
+    else:
+        descriptor, file = tempfile.mkstemp()
         os.unlink(file)
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, size)
-            else:
-                os.ftruncate(descriptor, size)
-            return descriptor
-        except OSError:
-            os.close(descriptor)
-            if folder is None:
-                raise
-    raise AssertionError("there is always a folder for temporary files")
+    os.ftruncate(descriptor, size)
+    return descriptor
