@@ -25,8 +25,7 @@ from tqdm import tqdm
 
 from alexnet_jax import cli
 from alexnet_jax.cli import say
-from alexnet_jax.data.devkit import CLASSES
-from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.ilsvrc import CLASSES, Split
 from alexnet_jax.data.originals import Originals, open_originals
 from alexnet_jax.data.preparation import Preparation, Wish, gigabytes
 from alexnet_jax.data.prepared import UNREADABLE

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 from alexnet_jax.errors import InputError
 
-CLASSES = 1000  # of every year
 DEVKIT = "ILSVRC2010_devkit-1.0.tar.gz"
 META = "meta.mat"
 TRUTH = {
@@ -18,11 +17,14 @@ TRUTH = {
 }
 
 
-def synsets(folder: Path, key: str) -> tuple[tuple[str, ...], dict[int, int]]:
+def synsets(
+    folder: Path, classes: int, key: str
+) -> tuple[tuple[str, ...], dict[int, int]]:
     """The classes of ILSVRC2010, sorted, and the label of each of its numbers 1 ….
 
     Args:
         folder: where the devkit is, or its data.
+        classes: how many; with higher numbers come the synsets above them.
         key: the flag that named it, for messages.
 
     Raises:
@@ -42,11 +44,10 @@ def synsets(folder: Path, key: str) -> tuple[tuple[str, ...], dict[int, int]]:
             f"{key}={str(folder)!r}: {META} is not that of ILSVRC2010 ({error}); "
             f"put {DEVKIT} there"
         ) from None
-    # Behind the classes come the synsets above them, with higher numbers.
-    by_id = {n: name for n, name in zip(numbers, names, strict=True) if n <= CLASSES}
-    classes = tuple(sorted(by_id.values()))
-    label_of = {name: label for label, name in enumerate(classes)}
-    return classes, {number: label_of[name] for number, name in by_id.items()}
+    by_id = {n: name for n, name in zip(numbers, names, strict=True) if n <= classes}
+    in_order = tuple(sorted(by_id.values()))
+    label_of = {name: label for label, name in enumerate(in_order)}
+    return in_order, {number: label_of[name] for number, name in by_id.items()}
 
 
 def truth(folder: Path, name: str, by_id: dict[int, int], key: str) -> list[int]:

@@ -38,6 +38,8 @@ from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
 
+CLASSES = 1000  # of every year
+
 
 class Split(enum.StrEnum):
     """The parts of a data set: the only names that a split can have."""
@@ -104,7 +106,7 @@ def open_tar(year: str, split: Split, tar: Path) -> TarPictures:
         classes = official_classes()
         truth = _official_order() if split == Split.VALIDATION else []
     else:
-        classes, by_id = devkit.synsets(tar.parent, KEY)
+        classes, by_id = devkit.synsets(tar.parent, CLASSES, KEY)
         truth = []
         if split != Split.TRAIN:
             truth = devkit.truth(tar.parent, devkit.TRUTH[_word(split)], by_id, KEY)

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax import experiment
+from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
 from alexnet_jax.measure import clock, elsewhere, limits, operations, torch_peer, work
 from alexnet_jax.measure.clock import Times
@@ -18,7 +19,6 @@ from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.program import Program, make_program
 from alexnet_jax.step import training_pixels
 
-CLASSES = 1000  # of fc8
 ROUNDS, READING = 3, 2.0  # seconds
 
 
