@@ -3,8 +3,9 @@
     python -m alexnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Expect about 9 % top-1 error over centre views and 7 % over ten (4 to 12 % with other
-seeds; a linear model: 80 %) after a minute or two on four cores. Crops of 64 pixels: the paper's 11×11 kernels at
-stride 4 have 15×15 positions, with the same three implied rows of zeros.
+seeds; a linear model: 80 %) after a minute or two on four cores. Crops of 64 pixels:
+the paper's 11×11 kernels at stride 4 have 15×15 positions, with the same three implied
+rows of zeros.
 """
 
 from configs.base import base_config
