@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from alexnet_jax import cli, experiment, parallel, runs
 from alexnet_jax.checkpoint import Checkpoints, holds_any
+from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.program import make_program
@@ -118,7 +119,7 @@ def from_safetensors(
         text = companions["config.json"].decode(errors="replace")
         config = cli.as_config(text, f"--source={file}")
     experiment.check(config)
-    classes = tensors["fc8.bias"].size if "fc8.bias" in tensors else 1000
+    classes = tensors["fc8.bias"].size if "fc8.bias" in tensors else CLASSES
     mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
     like = make_program(config, classes, mesh).state
     params = as_params(tensors, like.params, file)

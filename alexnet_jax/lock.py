@@ -31,16 +31,15 @@ def locked(folder: Path, key: str, who: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{given}: cannot be made: {error.strerror}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(
-            f"{given}: another {who} is at work in it; wait for it or give another "
-            "folder"
-        ) from None
-    except OSError:
-        pass  # a disk without locks
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{given}: another {who} is at work in it; wait for it or give another "
+                "folder"
+            ) from None
+        except OSError:
+            pass  # a disk without locks
         yield
     finally:
         os.close(descriptor)

@@ -38,7 +38,7 @@ def settle_config(
 
     Args:
         config: of this start.
-        workdir: of the run.
+        workdir: of the run, which is there (`lock.locked` makes it).
         images: in the training set.
 
     Raises:
@@ -65,7 +65,6 @@ def settle_config(
                 f"{'; '.join(differing)}; give another --workdir, or these values"
             )
     if processes.first():
-        workdir.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
     processes.meet("config.json")
     if not path.exists():

@@ -85,7 +85,9 @@ class ClassFolders(Files):
 
 def folders_in(path: str | Path) -> list[str]:
     """The names of the folders in a folder, sorted, without the hidden ones."""
-    return sorted(f.name for f in Path(path).iterdir() if f.is_dir() and _seen(f.name))
+    # The system tells folders from files as it lists them: 50,000 pictures are not
+    # asked one by one.
+    return sorted(f.name for f in os.scandir(path) if f.is_dir() and _seen(f.name))
 
 
 def _seen(name: str) -> bool:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax.data import devkit
@@ -180,9 +181,10 @@ def open_folder(path: str | Path, key: str) -> Files:
     wanted = f"beside {stem}_00000001.JPEG … it must hold no pictures"
     found = [(file, file) for file in pictures_below(folder)]
     files = _by_number(stem, found, len(truth), f"{key}={str(path)!r}", wanted)
-    used = sorted(set(truth[: len(files)]))  # all of them, but in a miniature
-    labels = [used.index(label) for label in truth[: len(files)]]
-    return Files(path, tuple(names[label] for label in used), files, labels)
+    # All classes are used, but in a miniature.
+    used, labels = np.unique(truth[: len(files)], return_inverse=True)
+    classes = tuple(names[label] for label in used.tolist())
+    return Files(path, classes, files, labels.tolist())
 
 
 def _by_number(

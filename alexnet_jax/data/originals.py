@@ -123,7 +123,8 @@ def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
             raise InputError(f"{given}: is empty; {WANTED}")
         found = {".": Split.TRAIN}  # the class folders themselves
     paths = {split: source / name for name, split in found.items()}
-    if not wanted and len(paths) > 1 and not folders_in(paths.get(Split.TEST, source)):
+    test = paths.get(Split.TEST)
+    if test and not wanted and len(paths) > 1 and not folders_in(test):
         del paths[Split.TEST]  # flat as ILSVRC2012's, of which nobody has the labels
     chosen = _choose(wanted, list(paths), given)
     opened = {
