@@ -64,7 +64,7 @@ def make_program(
     shardings = state_shardings(shapes, mesh)
     everywhere = parallel.replicated(mesh)
     examples = NamedSharding(mesh, P(parallel.example_axes(mesh)))
-    batch = batch_shapes(config.batch_size, crop)
+    batch = batch_shapes(config.batch_size, size)
     return Program(
         network=network,
         initialise=compilation.jit(initialise, out_shardings=shardings),
@@ -74,6 +74,7 @@ def make_program(
                 optimizer,
                 mesh,
                 config.seed,
+                crop,
                 config.augment.mean_at,
                 config.accumulation,
             ),

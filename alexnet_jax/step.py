@@ -67,6 +67,7 @@ def make_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     seed: int,
+    side: int,
     mean_at: str,
     parts: int = 1,
 ):
@@ -77,6 +78,7 @@ def make_train_step(
         optimizer: `optimizer.momentum_with_decay`.
         mesh: `parallel.make_mesh`.
         seed: of the dropout masks.
+        side: of the network's input, in pixels.
         mean_at: see `training_pixels`.
         parts: in which the batch is computed, one after another: less memory, and the
             same update (gradient accumulation).
@@ -91,7 +93,7 @@ def make_train_step(
         images = batch["weight"].sum()
 
         def share_of_loss(copies, part: dict):
-            pixels = training_pixels(part, mean_image, mean_at)
+            pixels = training_pixels(part, mean_image, side, mean_at)
             logits = forward(copies, pixels, part["row"], dropout_key)
             sums = score(jax.nn.log_softmax(logits), part["label"], part["weight"])
             return sums.loss / images, sums
@@ -125,10 +127,10 @@ def _summed(function, parts: Any) -> Any:
     return jax.lax.scan(add, nothing, parts)[0]
 
 
-def batch_shapes(batch_size: int, crop: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch of `data.loader.training_batches`."""
     shapes = {
-        "image": ((batch_size, crop, crop, 3), "uint8"),
+        "image": ((batch_size, image_size, image_size, 3), "uint8"),
         "crop": ((batch_size, 2), "int32"),
         "flip": ((batch_size,), "bool"),
         "colour_offset": ((batch_size, 3), "float32"),
@@ -142,33 +144,36 @@ def batch_shapes(batch_size: int, crop: int) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def training_pixels(batch: dict, mean_image: jax.Array, mean_at: str) -> jax.Array:
-    """Crops of grey levels → mean-free, reflected, colour-shifted pixels (§4.1).
+def training_pixels(
+    batch: dict, mean_image: jax.Array, side: int, mean_at: str
+) -> jax.Array:
+    """Pictures → mean-free, reflected, colour-shifted crops of them (§4.1).
 
     Args:
         batch: see `batch_shapes`.
         mean_image: float32 (S, S, 3).
+        side: of the crops, in pixels.
         mean_at: 'crop' subtracts the mean image where the crop was taken, as §2 reads;
             'centre' its central window from every crop, as the 2012 code did (facts 6).
 
     Returns:
-        float32 (B, c, c, 3).
+        float32 (B, side, side, 3).
     """
-    crop = batch["image"].shape[1]
 
-    def mean_of(corner) -> jax.Array:
-        return jax.lax.dynamic_slice(mean_image, (*corner, 0), (crop, crop, 3))
+    def crop(image, corner) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (*corner, 0), (side, side, 3))
 
     flip = batch["flip"][:, None, None, None]
 
     def reflected(x: jax.Array) -> jax.Array:
         return jnp.where(flip, x[:, :, ::-1], x)
 
-    pixels = batch["image"].astype(jnp.float32)
+    pixels = jax.vmap(crop)(batch["image"], batch["crop"]).astype(jnp.float32)
     if mean_at == "crop":
-        pixels = reflected(pixels - jax.vmap(mean_of)(batch["crop"]))
+        mean = jax.vmap(crop, (None, 0))(mean_image, batch["crop"])
+        pixels = reflected(pixels - mean)
     else:
-        margin = (mean_image.shape[0] - crop) // 2
-        pixels = reflected(pixels) - mean_of((margin, margin))
+        margin = (mean_image.shape[0] - side) // 2
+        pixels = reflected(pixels) - crop(mean_image, (margin, margin))
     pixels += batch["colour_offset"][:, None, None, :]
     return pixels * batch["scale"][:, None, None, None]

@@ -38,10 +38,10 @@ def small_pixels(batch_size: int, side: int = SIDE) -> np.ndarray:
 def small_batch(
     batch_size: int, margin: int = 8, seed: int = 6
 ) -> dict[str, np.ndarray]:
-    """What `data.loader.training_batches` gives, from pictures `margin` larger."""
-    rng = np.random.default_rng(seed)
+    """What `data.loader.training_batches` gives, of pictures `margin` larger."""
+    rng, size = np.random.default_rng(seed), SIDE + margin
     return {
-        "image": rng.integers(0, 256, (batch_size, SIDE, SIDE, 3)).astype(np.uint8),
+        "image": rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8),
         "crop": rng.integers(0, margin + 1, (batch_size, 2)).astype(np.int32),
         "flip": rng.random(batch_size) < 0.5,
         "colour_offset": rng.normal(0, 8, (batch_size, 3)).astype(np.float32),

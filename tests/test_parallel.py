@@ -78,7 +78,7 @@ def training(layout: Layout):
     mean = parallel.everywhere(mesh, mean_image())
     rates = jax.tree.map(lambda _: RATE, state.params)
     train_step = quick_jit(
-        make_train_step(NETWORK, OPTIMIZER, mesh, 0, "crop", layout.parts),
+        make_train_step(NETWORK, OPTIMIZER, mesh, 0, SIDE, "crop", layout.parts),
         out_shardings=(shardings, parallel.replicated(mesh)),
     )
     losses, gradient = [], None

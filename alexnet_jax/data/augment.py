@@ -55,8 +55,7 @@ class Augmentation:
 
         Returns:
             crop: int32 (n, 2), y and x of the crop's corner in the picture.
-            flip: bool (n), whether to mirror it left to right. The device does that,
-                where it is free; NumPy's mirror would limit the whole input path.
+            flip: bool (n), whether to mirror it left to right.
             colour_offset: float32 (n, 3), to be added to red, green and blue of every
                 pixel, in grey levels.
             scale: float32 (n), to multiply the mean-free and noisy pixels by.

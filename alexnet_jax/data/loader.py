@@ -56,8 +56,9 @@ def training_batches(
 
     Returns:
         An iterator over dicts of arrays, b = batch_size / process_count long: `image`
-        uint8 (b, crop, crop, 3), not yet mirrored, `label` int32, `weight` float32
-        ones, and what `Augmentation.draw` gives.
+        uint8 (b, S, S, 3), whole, for the device crops and mirrors them where that is
+        nearly free, `label` int32, `weight` float32 ones, and what `Augmentation.draw`
+        gives.
 
     Raises:
         InputError: the parts of a batch are not equal.
@@ -87,14 +88,11 @@ class _Augmented:
     def __getitem__(self, batch: int) -> Batch:
         first, count = batch * self.batch_size, self.batch_size
         drawn = self.augmentation.draw(first, count, self.image_size)
-        crop = self.augmentation.crop
-        images = empty((count, crop, crop, 3), np.uint8)
+        images = empty((count, self.image_size, self.image_size, 3), np.uint8)
         labels = np.empty(count, np.int32)
-        records, corners = self._records(first, count), drawn["crop"].tolist()
-        for row, (record, (y, x)) in enumerate(zip(records, corners, strict=True)):
+        for row, record in enumerate(self._records(first, count)):
             picture = self.source[record]
-            whole = pixels(picture, self.image_size)
-            images[row] = whole[y : y + crop, x : x + crop]
+            pixels(picture, self.image_size, images[row])
             labels[row] = picture[2]
         weights = np.ones(count, np.float32)
         return {"image": images, "label": labels, "weight": weights, **drawn}
@@ -186,7 +184,7 @@ class _Whole:
         for row in range(there.sum()):
             picture = self.source[first + row]
             try:
-                images[row] = pixels(picture, self.image_size)
+                pixels(picture, self.image_size, images[row])
                 labels[row] = picture[2]
             except PictureError:
                 if not self.allow_unreadable:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from alexnet_jax.errors import PictureError
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
+def decode(data: bytes, name: str, out: np.ndarray | None = None) -> np.ndarray:
     """Decode a picture file to RGB, standing upright as its EXIF orientation says.
 
     Greyscale is repeated, CMYK and palettes are converted, 16 bits keep their upper 8,
@@ -23,6 +23,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
     Args:
         data: the bytes of the file.
         name: the picture's name, for messages.
+        out: height×width×3 uint8 that may be overwritten, and that the pixels may come
+            back in where they have its shape: one copy less.
 
     Returns:
         height×width×3 uint8.
@@ -30,7 +32,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
     Raises:
         PictureError: not a picture, or not a whole one.
     """
-    ordinary = _ordinary_jpeg(data)
+    ordinary = _ordinary_jpeg(data, out)
     if ordinary is not None:
         return ordinary
     try:
@@ -45,7 +47,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
         raise PictureError(f"{name}: cannot be decoded: {reason}") from None
 
 
-def _ordinary_jpeg(data: bytes) -> np.ndarray | None:
+def _ordinary_jpeg(data: bytes, out: np.ndarray | None) -> np.ndarray | None:
     """The pixels of a JPEG as nearly all are; None for what Pillow has to look at.
 
     Pillow has the same library beneath it and gives the same pixels, in 1.6 times the
@@ -59,7 +61,10 @@ def _ordinary_jpeg(data: bytes) -> np.ndarray | None:
         too_large = Image.MAX_IMAGE_PIXELS and height * width > Image.MAX_IMAGE_PIXELS
         if colours not in ("YCbCr", "Gray") or too_large:
             return None
-        return simplejpeg.decode_jpeg(data, "RGB")
+        if out is None or out.shape != (height, width, 3):
+            return simplejpeg.decode_jpeg(data, "RGB")
+        simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+        return out
     except ValueError:  # damaged; Pillow says how
         return None
 
@@ -97,11 +102,28 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
 
 
-def pixels(record: tuple[str, bytes | np.ndarray, int], size: int) -> np.ndarray:
+def pixels(
+    record: tuple[str, bytes | np.ndarray, int],
+    size: int,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """The size×size×3 uint8 pixels of a record (name, image file or pixels, label).
+
+    Args:
+        record: the picture.
+        size: side of the square in pixels.
+        out: size×size×3 uint8, where to put them.
+
+    Returns:
+        The pixels; `out`, if it is given.
 
     Raises:
         PictureError: the picture cannot be decoded.
     """
     name, image, _ = record
-    return square(decode(image, name) if isinstance(image, bytes) else image, size)
+    picture = decode(image, name, out) if isinstance(image, bytes) else image
+    seen = square(picture, size)
+    if out is None or seen is out:
+        return seen
+    out[:] = seen
+    return out

@@ -102,10 +102,10 @@ def operations_of(
         config: of one device.
         program: `program.make_program` of it.
     """
-    mean_at = config.augment.mean_at
+    side, mean_at = config.augment.crop, config.augment.mean_at
     yield Operation(
         "pixels",
-        lambda batch, mean_image: training_pixels(batch, mean_image, mean_at),
+        lambda batch, mean_image: training_pixels(batch, mean_image, side, mean_at),
         (program.batch, program.mean_image),
     )
     network = program.network

@@ -6,7 +6,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -49,7 +48,11 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         torch_peer.start,
         program.network,
         jax.device_get(program.initialise().params),
-        np.asarray(training_pixels(batch, mean_image, config.augment.mean_at)),
+        np.asarray(
+            training_pixels(
+                batch, mean_image, config.augment.crop, config.augment.mean_at
+            )
+        ),
         np.asarray(batch["label"]),
         device.platform,
         torch_peer.MODES,
@@ -170,12 +173,11 @@ def prepare(
         config, program.network, experiment.make_mesh(config)
     )
     params = program.initialise().params
-    side = (mean_image.shape[0] - batch["image"].shape[1]) // 2
-    margin = [(0, 0), (side, side), (side, side), (0, 0)]
-    images = jnp.pad(batch["image"], margin)
     ours = Ours(
         train=clock.on_device(update),
-        answer=clock.on_device(lambda: probabilities(params, images, mean_image)),
+        answer=clock.on_device(
+            lambda: probabilities(params, batch["image"], mean_image)
+        ),
         compile_seconds=compile_seconds,
         peak_memory_bytes=peak,
     )
