@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import shutil
 import time
@@ -27,6 +28,7 @@ from alexnet_jax import pictures
 from alexnet_jax.data import crew, shards
 from alexnet_jax.data.folders import ClassFolders
 from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.indexed import Indexed
 from alexnet_jax.data.preparation import Wish
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import open_source
@@ -126,8 +128,58 @@ def test_records_are_the_squares_of_the_originals(source, tmp_path, encoding):
             assert their["file_name"].decode() == Path(original.name).name
             seen = pixels(own, SIZE)
             np.testing.assert_array_equal(seen, their["image"])
+            out = np.empty_like(seen)
+            assert pixels(own, SIZE, out) is out
+            np.testing.assert_array_equal(out, seen)
             worst = max(worst, np.abs(seen.astype(float) - expected).mean())
     assert worst == 0 if encoding == "raw" else 0 < worst < 3
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_records_without_an_index_are_the_same(source, tmp_path, encoding):
+    out = tmp_path / "out"
+    manifest = made(source, out, encoding=encoding)
+    indexed = records(out)
+    for name, shard in manifest["shards"].items():  # as it was before there were any
+        del shard["index"]
+        (out / f"{name}.index.npy").unlink()
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    others = records(out)
+    assert (type(indexed), type(others)) == (Indexed, Tfds)
+    assert indexed.classes == others.classes
+    for one, other in zip(indexed, others, strict=True):
+        assert (one.name, one.label) == (other.name, other.label)
+        np.testing.assert_array_equal(pixels(one, SIZE), pixels(other, SIZE))
+    made(source, out, encoding=encoding)  # kept as it is
+    assert type(records(out)) is Tfds
+
+
+def test_damage_is_named(source, tmp_path):
+    out = tmp_path / "out"
+    made(source, out, encoding="raw")
+    opened = records(out)
+    first = np.array(opened[0].image)
+    shard = out / "pictures-train.array_record-00000-of-00005"
+    data = shard.read_bytes()
+    shard.write_bytes(data.replace(first.tobytes(), (first ^ 1).tobytes()))
+    assert (opened[0].image == first ^ 1).all()  # has been checked
+    again = pickle.loads(pickle.dumps(records(out)))
+    refused(
+        lambda: np.array(again[0].image), shard, "train[0] is not what", "`python -m al"
+    )
+    shard.write_bytes(data[:30_000])
+    refused(lambda: np.array(again[11].image), shard, "train[11] is not what")
+    refused(lambda: records(out), f"{shard}: damaged (not of 131,072 bytes)")
+    shard.unlink()
+    refused(lambda: records(out), f"{shard}: damaged (No such file or directory)")
+    shard.write_bytes(data)
+    index_file = out / f"{shard.name}.index.npy"
+    index_file.write_bytes(index_file.read_bytes()[:-1] + b"x")
+    refused(lambda: records(out), f"{index_file}: damaged (not what it was)")
+    index_file.unlink()
+    refused(lambda: records(out), f"{index_file}: damaged (No such file or directory)")
+    made(source, out, encoding="raw")
+    np.testing.assert_array_equal(records(out)[0].image, first)
 
 
 def test_a_jpeg_of_the_size_is_kept_and_nothing_else(tmp_path):

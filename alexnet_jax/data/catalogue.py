@@ -61,8 +61,9 @@ def write_catalogue(
         "files": {name: shards.sha256(folder / name) for name in names},
         "shards": {
             shard.file: {
-                key: state.written[shard.file][key]
-                for key in ("sha256", "bytes", "records")
+                key: value
+                for key, value in state.written[shard.file].items()
+                if key in ("sha256", "index", "bytes", "records")
             }
             for shard in planned
         },

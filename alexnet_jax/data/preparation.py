@@ -16,7 +16,7 @@ from typing import Any
 
 import PIL
 
-from alexnet_jax.data import crew, prepared, records, shards
+from alexnet_jax.data import crew, index, prepared, records, shards
 from alexnet_jax.data.catalogue import write_catalogue
 from alexnet_jax.data.originals import Originals
 from alexnet_jax.data.shards import DiskError, Job, Shard
@@ -26,7 +26,6 @@ from alexnet_jax.errors import InputError, PictureError
 
 KEY = "--destination"
 SAMPLE = 100  # pictures whose JPEGs are measured before all are made
-BLOCK = 1 << 16  # bytes; an ArrayRecord file is filled up to whole ones
 Progress = Callable[[int], object]
 
 
@@ -146,7 +145,7 @@ class Preparation:
     def verify(self, progress: Progress) -> None:
         """Looks for damaged shards among the finished ones."""
         checks = [
-            shards.Check(shard, self._folder, self._state.written[shard.file]["sha256"])
+            shards.Check(shard, self._folder, self._state.written[shard.file])
             for shard in self.finished_shards()
         ]
         workers = min(self.wish.workers, len(checks))
@@ -162,9 +161,10 @@ class Preparation:
         pictures = sum(shard.stop - shard.start for shard in missing)
         size = self.wish.image_size
         each = {"jpeg": self._jpeg_bytes(missing), "raw": 3 * size * size}
-        fixed = len(missing) * 2 * BLOCK
+        overhead = records.OVERHEAD + index.ENTRY.itemsize
+        fixed = len(missing) * 2 * index.BLOCK
         return {
-            encoding: pictures * (each[encoding] + records.OVERHEAD) + fixed
+            encoding: pictures * (each[encoding] + overhead) + fixed
             for encoding in records.ENCODINGS
         }
 

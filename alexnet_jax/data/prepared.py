@@ -5,6 +5,7 @@ statistics.npz    mean image and colour covariance of the training pictures
 classes.txt       a name a line, in label order
 unreadable.txt    the pictures that cannot be decoded, and why
 dataset_info.json, features.json, label.labels.txt    what TFDS wants to know
+*.index.npy       where in a shard its pictures lie
 unfinished.npz    only until everything is there: what is finished so far
 """
 
@@ -99,6 +100,19 @@ def stand_in_for_validation(folder: str, splits: Sequence[str], given: str) -> s
             "them too"
         )
     return "test"
+
+
+def classes_of(folder: str | Path) -> tuple[str, ...]:
+    """The names of the classes, in label order.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    path = Path(folder) / CLASSES
+    try:
+        return tuple(path.read_text().splitlines())
+    except (OSError, UnicodeError):
+        raise InputError(f"{path}: cannot be read; {AGAIN}") from None
 
 
 def statistics_of(folder: str | Path) -> Path | None:

@@ -10,6 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from alexnet_jax.data.record import Stored, Unread
 from alexnet_jax.errors import PictureError
 
 
@@ -103,9 +104,7 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def pixels(
-    record: tuple[str, bytes | np.ndarray, int],
-    size: int,
-    out: np.ndarray | None = None,
+    record: tuple[str, Stored, int], size: int, out: np.ndarray | None = None
 ) -> np.ndarray:
     """The size×size×3 uint8 pixels of a record (name, image file or pixels, label).
 
@@ -121,7 +120,12 @@ def pixels(
         PictureError: the picture cannot be decoded.
     """
     name, image, _ = record
-    picture = decode(image, name, out) if isinstance(image, bytes) else image
+    if isinstance(image, bytes):
+        picture = decode(image, name, out)
+    elif isinstance(image, Unread) and out is not None and out.shape == image.shape:
+        return image.into(out)
+    else:
+        picture = np.asarray(image)
     seen = square(picture, size)
     if out is None or seen is out:
         return seen

@@ -1,15 +1,41 @@
 """What every storage of pictures looks like: a random-access list of records."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """Pixels that are still in their file.
+
+    Attributes:
+        shape: height, width and 3.
+        read: puts their bytes into as much memory.
+    """
+
+    shape: tuple[int, int, int]
+    read: Callable[[memoryview], None]
+
+    def into(self, out: np.ndarray) -> np.ndarray:
+        """Reads them to where they are wanted, uint8, and gives that back."""
+        self.read(out.reshape(-1).data)
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.into(np.empty(self.shape, np.uint8))
+
+
+Stored = bytes | np.ndarray | Unread  # a whole image file, or height×width×3 uint8
 
 
 class Record(NamedTuple):
     """One labelled picture."""
 
     name: str  # for messages, such as 'train/n01440764/n01440764_18.JPEG'
-    image: bytes | np.ndarray  # a whole image file, or height×width×3 uint8
+    image: Stored
     label: int
 
 
@@ -20,7 +46,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> tuple[str, bytes | np.ndarray, int]: ...
+    def __getitem__(self, i: int) -> tuple[str, Stored, int]: ...
 
 
 class Divisible(Source, Protocol):
@@ -41,5 +67,5 @@ class Subset:
     def __len__(self) -> int:
         return len(self._keep)
 
-    def __getitem__(self, i: int) -> tuple[str, bytes | np.ndarray, int]:
+    def __getitem__(self, i: int) -> tuple[str, Stored, int]:
         return self._source[int(self._keep[i])]

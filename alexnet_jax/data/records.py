@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.data.preprocess import decode, pixels, square
+from alexnet_jax.data.record import Stored
 
 ENCODINGS = ("jpeg", "raw")
 QUALITY = 95
@@ -21,7 +22,7 @@ ORIENTATION = 0x0112  # in EXIF
 
 
 def encode(
-    record: tuple[str, bytes | np.ndarray, int], size: int, encoding: str
+    record: tuple[str, Stored, int], size: int, encoding: str
 ) -> tuple[bytes, np.ndarray]:
     """Bring a picture to its square and encode it.
 

@@ -5,9 +5,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from alexnet_jax.data import index
 from alexnet_jax.data.crew import looked_at
 from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.record import Source
@@ -18,6 +21,7 @@ from alexnet_jax.errors import InputError, PictureError
 # Each record alone, as random access needs it; JPEGs do not get smaller, and raw pixels
 # are to be read fast.
 OPTIONS = "group_size:1,uncompressed"
+INDEX = ".index.npy"  # ends the name of the file that index.py describes
 UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 
@@ -53,6 +57,7 @@ class Written:
 
     shard: Shard
     sha256: str
+    index_sha256: str
     size: int  # bytes
     records: int
     classes: frozenset[int]
@@ -85,15 +90,18 @@ def plan(dataset: str, split: Split, pictures: int, shards: int) -> list[Shard]:
 
 
 def write(job: Job) -> Written:
-    """Write a shard under another name, and rename it when it is on the disk.
+    """Write a shard and its index under other names; rename what is on the disk.
 
     Raises:
         DiskError: it cannot be written; nothing is left of it.
     """
     path = job.folder / job.shard.file
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+    index_path = path.with_name(path.name + INDEX)
+    ending = f".{os.getpid()}{UNFINISHED}"
+    temporary = path.with_name(path.name + ending)
+    temporary_index = path.with_name(index_path.name + ending)
     sums = Sums.none(job.image_size) if job.shard.split == Split.TRAIN else None
-    classes, unreadable, records = set(), [], 0
+    unreadable, marks = [], []
     try:
         try:
             writer = ArrayRecordWriter(str(temporary), OPTIONS)
@@ -109,8 +117,7 @@ def write(job: Job) -> Written:
                     unreadable.append(str(error).removeprefix(job.below))
                     continue
                 writer.write(example(data, label, re.split("[/:]", name)[-1]))
-                records += 1
-                classes.add(label)
+                marks.append(index.Mark.of(data, label))
                 if sums is not None:
                     sums.add(seen)
             writer.close()
@@ -118,15 +125,24 @@ def write(job: Job) -> Written:
             reason = str(error).split(";")[0].removeprefix("write() failed: ")
             raise DiskError(f"{path}: cannot be written: {reason}") from None
         try:
-            to_disk(temporary)
-            digest, size = sha256(temporary), temporary.stat().st_size
+            with temporary_index.open("wb") as file:
+                np.save(file, index.find(temporary, marks))
+            for written in (temporary, temporary_index):
+                to_disk(written)
+            digests = sha256(temporary), sha256(temporary_index)
+            size = temporary.stat().st_size
+            os.replace(temporary_index, index_path)
             os.replace(temporary, path)
         except OSError as error:
             raise DiskError(f"{path}: cannot be written: {error.strerror}") from None
+        except ValueError as error:
+            raise DiskError(f"{path}: cannot be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+        temporary_index.unlink(missing_ok=True)
+    classes = frozenset(mark.label for mark in marks)
     return Written(
-        job.shard, digest, size, records, frozenset(classes), tuple(unreadable), sums
+        job.shard, *digests, size, len(marks), classes, tuple(unreadable), sums
     )
 
 
@@ -142,12 +158,15 @@ class Check:
 
     shard: Shard
     folder: Path
-    sha256: str
+    written: dict[str, Any]  # of `Unfinished` or the manifest
 
     def __call__(self) -> tuple[Shard, bool]:
-        """The shard, and whether its file is still what it was."""
+        """The shard, and whether its files are still what they were."""
         path = self.folder / self.shard.file
-        whole = path.is_file() and sha256(path) == self.sha256
+        checksums = {path: self.written["sha256"]}
+        if "index" in self.written:  # shards had none before
+            checksums[path.with_name(path.name + INDEX)] = self.written["index"]
+        whole = all(p.is_file() and sha256(p) == c for p, c in checksums.items())
         looked_at(self.shard.stop - self.shard.start)
         return self.shard, whole
 

@@ -11,6 +11,7 @@ from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.ilsvrc import open_folder
+from alexnet_jax.data.indexed import Indexed, is_indexed
 from alexnet_jax.data.record import Record, Source
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.errors import InputError
@@ -101,7 +102,10 @@ def open_source(
         source = Generated(_count(where, key), image_size, seed, role)
     elif kind == "records":
         prepared.require_size(where, image_size, f"{key}={where!r}")
-        source = Tfds(role, key, directory=where)
+        if is_indexed(where):
+            source = Indexed(role, key, where)
+        else:  # TFDS wrote it, or `prepare` before it kept an index
+            source = Tfds(role, key, directory=where)
     elif kind == "tfds":
         source = Tfds(where, key, name=tfds_name, test=test)
     elif os.path.isdir(where):

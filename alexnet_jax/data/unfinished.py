@@ -31,6 +31,7 @@ class Unfinished:
         """Count a shard that was not finished before."""
         self.written[shard.shard.file] = {
             "sha256": shard.sha256,
+            "index": shard.index_sha256,
             "bytes": shard.size,
             "records": shard.records,
             "classes": sorted(shard.classes),

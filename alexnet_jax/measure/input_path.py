@@ -18,6 +18,7 @@ import psutil
 
 from alexnet_jax import experiment, pictures
 from alexnet_jax.data.loader import training_batches
+from alexnet_jax.data.record import Stored
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.measure import input_limit, torch_loader
@@ -50,7 +51,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
     source = pictures.open_pictures(config, "train")
     pictures.require_a_batch(source, config)
     cores = len(os.sched_getaffinity(0))
-    sample = [source[i][1] for i in _spread(len(source), SAMPLE)]
+    sample = [_stored(source[i][1]) for i in _spread(len(source), SAMPLE)]
     kind = "raw pixels" if isinstance(sample[0], np.ndarray) else "encoded pictures"
     size = sum(map(_bytes, sample)) / len(sample)
     c = config.dataset
@@ -111,6 +112,10 @@ def _ours(source: Source, config: ml_collections.ConfigDict) -> Any:
 def _spread(of: int, count: int) -> Iterator[int]:
     """That many indices, evenly spread."""
     return itertools.islice(range(0, of, max(of // count, 1)), count)
+
+
+def _stored(image: Stored) -> bytes | np.ndarray:
+    return image if isinstance(image, bytes) else np.asarray(image)
 
 
 def _bytes(image: bytes | np.ndarray) -> int:

@@ -1,0 +1,89 @@
+"""Where in a shard the bytes of each picture lie, to be read from there.
+
+`prepare` lets ArrayRecord store pictures as they are, so that their bytes lie in the
+file one after another. Only the Riegeli format beneath it interrupts them, with 24
+bytes at the start of each block of 64 kB. To read raw pixels by way of ArrayRecord and
+tf.Example takes 115 µs, to read them from where they lie 30 (256 pixels, one core).
+
+A place below is one in the file without the starts of its blocks.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+BLOCK, START = 1 << 16, 24  # bytes of a block, and of those what is not of a record
+BETWEEN = BLOCK  # bytes from the end of a picture to the next one, far less in truth
+ENTRY = np.dtype([("at", "<i8"), ("size", "<i4"), ("label", "<i4"), ("hash", "<u8")])
+
+
+class Mark(NamedTuple):
+    """By what a picture that was written is found again."""
+
+    beginning: bytes
+    size: int
+    label: int
+    hash: int
+
+    @classmethod
+    def of(cls, image: bytes, label: int) -> "Mark":
+        """The mark of a picture's bytes."""
+        return cls(image[:32], len(image), label, hash_of(image))
+
+
+def hash_of(image: bytes | bytearray | memoryview) -> int:
+    """64 bits by which damage is noticed (XXH3, a tenth of CRC-32's time)."""
+    return xxhash.xxh3_64_intdigest(image)
+
+
+def read(file: int, at: int, out: memoryview) -> bool:
+    """Reads what stands at a place, to where it is wanted.
+
+    Args:
+        file: descriptor of a shard.
+        at: the place.
+        out: as many bytes as are to be read.
+
+    Returns:
+        Whether the file has them all.
+    """
+    block, within = divmod(at, BLOCK - START)
+    first = position = block * BLOCK + START + within
+    start = bytearray(START)
+    parts: list[memoryview | bytearray] = []
+    done = 0
+    while done < len(out):
+        length = min(BLOCK - position % BLOCK, len(out) - done)
+        parts += [out[done : done + length], start]
+        done += length
+        position += length + START
+    return os.preadv(file, parts[:-1], first) == position - START - first
+
+
+def find(shard: Path, marks: list[Mark]) -> np.ndarray:
+    """Looks for pictures in the order in which they were written.
+
+    Returns:
+        An ENTRY for each: place, bytes, label and hash.
+
+    Raises:
+        ValueError: one is not there, or not as it was.
+        OSError: the file cannot be read.
+    """
+    entries = np.empty(len(marks), ENTRY)
+    end = 0  # of the picture before
+    with shard.open("rb") as file:
+        for entry, mark in enumerate(marks):
+            near = bytearray(BETWEEN + mark.size)
+            read(file.fileno(), end, memoryview(near))
+            place = near.find(mark.beginning)
+            while hash_of(near[place : place + mark.size]) != mark.hash:
+                place = near.find(mark.beginning, place + 1)
+                if place < 0:
+                    raise ValueError(f"picture {entry} does not read back as it was")
+            entries[entry] = end + place, mark.size, mark.label, mark.hash
+            end += place + mark.size
+    return entries

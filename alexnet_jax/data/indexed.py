@@ -1,0 +1,147 @@
+"""Pictures that `prepare` wrote, read from where they lie in its files."""
+
+import bisect
+import functools
+import os
+import resource
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data import index, prepared, shards
+from alexnet_jax.data.record import Record, Subset, Unread
+from alexnet_jax.errors import InputError
+
+
+class Indexed:
+    """One split of a folder that `prepare` made.
+
+    A picture is checked against its hash the first time that a process reads it.
+    """
+
+    def __init__(self, split: str, key: str, directory: str):
+        """Open the split.
+
+        Args:
+            split: 'train' or 'validation'; where there is no such one, see
+                `prepared.stand_in_for_validation`.
+            key: the config key or flag that named the folder, for messages.
+            directory: the folder.
+
+        Raises:
+            InputError: no such split, or a shard is not there or damaged.
+        """
+        self._open: dict[Path, int] = {}  # descriptors
+        given = f"{key}={directory!r}"
+        folder, manifest = Path(directory), prepared.read_manifest(directory)
+        assert manifest is not None
+        splits = list(manifest["splits"])
+        if split == "validation" and split not in splits:
+            split = prepared.stand_in_for_validation(directory, splits, given)
+        if split not in splits:
+            raise InputError(
+                f"{given}: has no {split} pictures, only {', '.join(splits)}; prepare "
+                "them too"
+            )
+        prepared.require_no_test(directory, split, given)
+        self.classes = prepared.classes_of(folder)
+        self._split = split
+        size = manifest["settings"]["--image_size"]
+        raw = manifest["settings"]["--encoding"] == "raw"
+        self._shape = (size, size, 3) if raw else None
+        written = {
+            folder / file: shard
+            for file, shard in manifest["shards"].items()
+            if f"-{split}.array_record-" in file
+        }
+        self._files = list(written)
+        self._starts = [0, *accumulate(shard["records"] for shard in written.values())]
+        entries = [_entries(file, shard) for file, shard in written.items()]
+        self._entries = np.concatenate(entries)
+        self._checked = np.zeros(len(self), bool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker opens files of its own."""
+        return self.__dict__ | {"_open": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, i: int) -> Record:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        name, label = f"{self._split}[{i}]", self._entries["label"][i].item()
+        if self._shape:
+            unread = Unread(self._shape, functools.partial(self._read, i))
+            return Record(name, unread, label)
+        encoded = bytearray(self._entries["size"][i])
+        self._read(i, memoryview(encoded))
+        return Record(name, bytes(encoded), label)
+
+    def part(self, start: int, stop: int) -> Subset:
+        """The records from start to stop − 1."""
+        return Subset(self, np.arange(start, stop))
+
+    def _read(self, i: int, out: memoryview) -> None:
+        file = self._files[bisect.bisect_right(self._starts, i) - 1]
+        try:
+            whole = index.read(self._opened(file), self._entries["at"][i].item(), out)
+        except OSError as error:
+            raise _damaged(file, error.strerror) from None
+        if whole and not self._checked[i]:
+            whole = self._checked[i] = index.hash_of(out) == self._entries["hash"][i]
+        if not whole:
+            raise _damaged(file, f"{self._split}[{i}] is not what it was")
+
+    def _opened(self, file: Path) -> int:
+        if file not in self._open:
+            _allow_open_files(len(self._files))
+            descriptor = os.open(file, os.O_RDONLY)
+            if self._open.setdefault(file, descriptor) != descriptor:
+                os.close(descriptor)  # another thread was faster
+        return self._open[file]
+
+
+def is_indexed(directory: str) -> bool:
+    """Whether `prepare` made a folder, with an index of each shard.
+
+    Raises:
+        InputError: it is not finished, or its manifest is damaged.
+    """
+    manifest = prepared.read_manifest(directory)
+    return manifest is not None and all(
+        "index" in shard for shard in manifest["shards"].values()
+    )
+
+
+def _entries(file: Path, shard: dict[str, Any]) -> np.ndarray:
+    """The index of a shard, whose files are whole so far as a glance can tell."""
+    index_file = file.with_name(file.name + shards.INDEX)
+    try:
+        if file.stat().st_size != shard["bytes"]:
+            raise _damaged(file, f"not of {shard['bytes']:,} bytes")
+        if shards.sha256(index_file) != shard["index"]:
+            raise _damaged(index_file, "not what it was")
+        return np.load(index_file)
+    except OSError as error:
+        raise _damaged(error.filename, error.strerror) from None
+
+
+def _allow_open_files(count: int) -> None:
+    """Lets this process have so many files open beside its others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 1024
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _damaged(file: Any, why: str | None) -> InputError:
+    return InputError(f"{file}: damaged ({why}); {prepared.AGAIN}")
