@@ -76,26 +76,27 @@ class Indexed:
     def __getitem__(self, i: int) -> Record:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        name, label = f"{self._split}[{i}]", self._entries["label"][i].item()
+        at, size, label, expected = self._entries[i].item()
+        read = functools.partial(self._read, i, at, expected)
+        name = f"{self._split}[{i}]"
         if self._shape:
-            unread = Unread(self._shape, functools.partial(self._read, i))
-            return Record(name, unread, label)
-        encoded = bytearray(self._entries["size"][i])
-        self._read(i, memoryview(encoded))
+            return Record(name, Unread(self._shape, read), label)
+        encoded = bytearray(size)
+        read(memoryview(encoded))
         return Record(name, bytes(encoded), label)
 
     def part(self, start: int, stop: int) -> Subset:
         """The records from start to stop − 1."""
         return Subset(self, np.arange(start, stop))
 
-    def _read(self, i: int, out: memoryview) -> None:
+    def _read(self, i: int, at: int, expected: int, out: memoryview) -> None:
         file = self._files[bisect.bisect_right(self._starts, i) - 1]
         try:
-            whole = index.read(self._opened(file), self._entries["at"][i].item(), out)
+            whole = index.read(self._opened(file), at, out)
         except OSError as error:
             raise _damaged(file, error.strerror) from None
         if whole and not self._checked[i]:
-            whole = self._checked[i] = index.hash_of(out) == self._entries["hash"][i]
+            whole = self._checked[i] = index.hash_of(out) == expected
         if not whole:
             raise _damaged(file, f"{self._split}[{i}] is not what it was")
 
