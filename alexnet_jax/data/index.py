@@ -17,6 +17,7 @@ import xxhash
 
 BLOCK, START = 1 << 16, 24  # bytes of a block, and of those what is not of a record
 BETWEEN = BLOCK  # bytes from the end of a picture to the next one, far less in truth
+MOST = 500 * (BLOCK - START)  # bytes at once: systems read into 1,024 parts at most
 ENTRY = np.dtype([("at", "<i8"), ("size", "<i4"), ("label", "<i4"), ("hash", "<u8")])
 
 
@@ -50,6 +51,8 @@ def read(file: int, at: int, out: memoryview) -> bool:
     Returns:
         Whether the file has them all.
     """
+    if len(out) > MOST:
+        return read(file, at, out[:MOST]) and read(file, at + MOST, out[MOST:])
     block, within = divmod(at, BLOCK - START)
     first = position = block * BLOCK + START + within
     start = bytearray(START)

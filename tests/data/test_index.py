@@ -12,7 +12,7 @@ from alexnet_jax.data.shards import OPTIONS
 def some_pictures() -> list[bytes]:
     """Of sizes around those of a block, two alike, and one like what lies between."""
     rng = np.random.default_rng(0)
-    sizes = (1, 40, 65_511, 65_512, 65_513, 7, 196_608, 200_000, 3_000)
+    sizes = (1, 40, 65_511, 65_512, 65_513, 7, 196_608, 200_000, 3_000, 35_000_000)
     pictures = [rng.bytes(size) for size in sizes]
     return [*pictures, pictures[1], pictures[1], bytes(100_000), bytes(33)]
 
