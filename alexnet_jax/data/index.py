@@ -35,6 +35,11 @@ class Mark(NamedTuple):
         return cls(image[:32], len(image), label, hash_of(image))
 
 
+def beside(shard: Path) -> Path:
+    """The file that keeps the index of a shard."""
+    return shard.with_name(f"{shard.name}.index.npy")
+
+
 def hash_of(image: bytes | bytearray | memoryview) -> int:
     """64 bits by which damage is noticed (XXH3, a tenth of CRC-32's time)."""
     return xxhash.xxh3_64_intdigest(image)

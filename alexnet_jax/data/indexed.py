@@ -26,7 +26,7 @@ class Indexed:
 
         Args:
             split: 'train' or 'validation'; where there is no such one, see
-                `prepared.stand_in_for_validation`.
+                `prepared.stand_in`.
             key: the config key or flag that named the folder, for messages.
             directory: the folder.
 
@@ -38,8 +38,7 @@ class Indexed:
         folder, manifest = Path(directory), prepared.read_manifest(directory)
         assert manifest is not None
         splits = list(manifest["splits"])
-        if split == "validation" and split not in splits:
-            split = prepared.stand_in_for_validation(directory, splits, given)
+        split = prepared.stand_in(directory, split, splits, given)
         if split not in splits:
             raise InputError(
                 f"{given}: has no {split} pictures, only {', '.join(splits)}; prepare "
@@ -123,7 +122,7 @@ def is_indexed(directory: str) -> bool:
 
 def _entries(file: Path, shard: dict[str, Any]) -> np.ndarray:
     """The index of a shard, whose files are whole so far as a glance can tell."""
-    index_file = file.with_name(file.name + shards.INDEX)
+    index_file = index.beside(file)
     try:
         if file.stat().st_size != shard["bytes"]:
             raise _damaged(file, f"not of {shard['bytes']:,} bytes")

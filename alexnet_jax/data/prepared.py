@@ -85,12 +85,14 @@ def require_no_test(folder: str | Path, split: str, given: str) -> None:
         )
 
 
-def stand_in_for_validation(folder: str, splits: Sequence[str], given: str) -> str:
-    """Which split to take where there is no 'validation': 'test' or the only one.
+def stand_in(folder: str, split: str, splits: Sequence[str], given: str) -> str:
+    """Which split to take: for a missing 'validation' 'test', or the only one.
 
     Raises:
         InputError: `prepare` made the folder, and nothing in it may be validated on.
     """
+    if split != "validation" or split in splits:
+        return split
     manifest = read_manifest(folder)
     if manifest is None:
         return splits[0] if len(splits) == 1 else "test"

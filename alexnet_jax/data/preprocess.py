@@ -123,7 +123,7 @@ def pixels(
     if isinstance(image, bytes):
         picture = decode(image, name, out)
     elif isinstance(image, Unread) and out is not None and out.shape == image.shape:
-        return image.into(out)
+        picture = image.into(out)
     else:
         picture = np.asarray(image)
     seen = square(picture, size)

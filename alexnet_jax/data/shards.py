@@ -21,7 +21,6 @@ from alexnet_jax.errors import InputError, PictureError
 # Each record alone, as random access needs it; JPEGs do not get smaller, and raw pixels
 # are to be read fast.
 OPTIONS = "group_size:1,uncompressed"
-INDEX = ".index.npy"  # ends the name of the file that index.py describes
 UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 
@@ -96,7 +95,7 @@ def write(job: Job) -> Written:
         DiskError: it cannot be written; nothing is left of it.
     """
     path = job.folder / job.shard.file
-    index_path = path.with_name(path.name + INDEX)
+    index_path = index.beside(path)
     ending = f".{os.getpid()}{UNFINISHED}"
     temporary = path.with_name(path.name + ending)
     temporary_index = path.with_name(index_path.name + ending)
@@ -165,7 +164,7 @@ class Check:
         path = self.folder / self.shard.file
         checksums = {path: self.written["sha256"]}
         if "index" in self.written:  # shards had none before
-            checksums[path.with_name(path.name + INDEX)] = self.written["index"]
+            checksums[index.beside(path)] = self.written["index"]
         whole = all(p.is_file() and sha256(p) == c for p, c in checksums.items())
         looked_at(self.shard.stop - self.shard.start)
         return self.shard, whole

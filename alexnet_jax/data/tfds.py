@@ -58,8 +58,8 @@ class Tfds:
             splits = list(builder.info.splits)
             if not splits:
                 raise InputError(f"{given}: not in {builder.data_dir}; {prepare}")
-            if directory and split == "validation" and split not in splits:
-                split = prepared.stand_in_for_validation(directory, splits, given)
+            if directory:
+                split = prepared.stand_in(directory, split, splits, given)
             if not test:
                 prepared.require_no_test(builder.data_path, split, given)
             features = builder.info.features

@@ -116,7 +116,9 @@ def test_a_worker_that_was_killed_is_told_of():
             [next(elements) for _ in range(100)]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="/proc is Linux's, and tells who lives"
+)
 def test_workers_end_with_a_process_that_is_killed(tmp_path):
     script = tmp_path / "reader.py"
     script.write_text(READER)
