@@ -555,6 +555,14 @@ def test_what_is_no_destination(source, tmp_path):
         refused(lambda: made(source, tmp_path / "new"), manifest, "damaged")
 
 
+def test_what_is_ready_at_once_comes_in_the_order_of_the_jobs():
+    def slow(pictures):  # until all are ready
+        time.sleep(0.2)
+
+    jobs = crew.do(str, range(50), workers=1, progress=slow)
+    assert list(jobs) == [str(i) for i in range(50)]
+
+
 def test_a_worker_that_is_killed():
     jobs = crew.do(os._exit, [9] * 3, workers=2, progress=print)
     refused(lambda: list(jobs), "--workers=2: one of them was killed")

@@ -33,7 +33,7 @@ def do(
     workers: int,
     progress: Callable[[int], object],
 ) -> Iterator[R]:
-    """The results of jobs, in the order in which they are ready.
+    """The results of jobs as they are ready; of those that are, in the jobs' order.
 
     Args:
         work: does one job, and calls `looked_at` now and then.
@@ -55,13 +55,14 @@ def do(
         )
     told = 0
     try:
-        pending = {executor.submit(work, job) for job in jobs}
+        order = {executor.submit(work, job): place for place, job in enumerate(jobs)}
+        pending = set(order)
         while pending:
             ready, pending = wait(pending, 0.5, FIRST_COMPLETED)
             now = seen.value
             progress(now - told)
             told = now
-            for future in ready:
+            for future in sorted(ready, key=order.pop):  # and hold none that is done
                 yield future.result()
     except BrokenProcessPool:
         raise InputError(
