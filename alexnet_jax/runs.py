@@ -1,6 +1,7 @@
 """Work directories: what they say of the run in them, and the network they hold."""
 
 import functools
+import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -93,9 +94,12 @@ def settle_classes(
                 "them, or give another --workdir"
             )
     if processes.first():
-        path.write_text(
+        # Replaced as a whole: other processes may be reading it.
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(
             "".join(f"{name}\n" for name in classes), "utf-8", "surrogateescape"
         )
+        os.replace(temporary, path)
 
 
 def read_classes(path: Path) -> list[str]:

@@ -93,3 +93,12 @@ def test_the_other_files_of_a_work_directory_must_fit(tmp_path):
 
 def mesh():
     return parallel.make_mesh(1, 1, 2, 1)
+
+
+def test_classes_are_replaced_as_a_whole(tmp_path):
+    runs.settle_classes(("a", "b"), tiny_config(), tmp_path)
+    path, reader = tmp_path / "classes.txt", tmp_path / "reader"
+    reader.hardlink_to(path)  # what another process has open
+    runs.settle_classes(("c",), tiny_config(), tmp_path)
+    assert (runs.read_classes(path), runs.read_classes(reader)) == (["c"], ["a", "b"])
+    assert contents(tmp_path).keys() == {"classes.txt", "reader"}
