@@ -143,7 +143,7 @@ class ClassTar(TarPictures):
         names = [os.path.basename(folder) for folder, _ in found]
         classes = tuple(sorted(set(names)))
         labels = np.searchsorted(classes, names).tolist()
-        super().__init__(path, classes, [member for _, member in found], labels)
+        super().__init__(classes, [member for _, member in found], labels)
 
 
 def _pictures_and_folders(
@@ -163,5 +163,6 @@ def _pictures_and_folders(
                 "(tar --dereference --hard-dereference)"
             )
         elif _is_picture(name):
-            pictures.append((folder, Member(whole, info.offset_data, info.size)))
+            member = Member(whole, str(path), info.offset_data, info.size)
+            pictures.append((folder, member))
     return sorted(pictures), folders

@@ -11,6 +11,7 @@ or
     ILSVRC2010_devkit-1.0.tar.gz            or its data/ unpacked: meta.mat and
                                             ILSVRC2010_validation_ground_truth.txt
     ILSVRC2010_test_ground_truth.txt        for the test tar
+    patch_images.tar                        pictures that replace those of the same name
 
 A split whose tar is not there is left out. The labels of ILSVRC2012's validation
 pictures are the official ones, which TFDS carries; they may also lie unpacked, flat in
@@ -20,6 +21,7 @@ a folder.
 import enum
 import importlib.resources
 import re
+import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -70,6 +72,8 @@ TARS = {
         Split.TEST: "ILSVRC2010_images_test.tar",
     },
 }
+PATCHES = "patch_images.tar"  # of ILSVRC2010
+WORDS = {Split.TRAIN: "train", Split.VALIDATION: "val", Split.TEST: "test"}
 KEY = "--source"
 
 
@@ -103,6 +107,7 @@ def open_tar(year: str, split: Split, tar: Path) -> TarPictures:
     Raises:
         InputError: not that tar, not a whole one, or without its labels.
     """
+    word = WORDS[split]
     if year == "ILSVRC2012":
         classes = official_classes()
         truth = _official_order() if split == Split.VALIDATION else []
@@ -110,14 +115,50 @@ def open_tar(year: str, split: Split, tar: Path) -> TarPictures:
         classes, by_id = devkit.synsets(tar.parent, CLASSES, KEY)
         truth = []
         if split != Split.TRAIN:
-            truth = devkit.truth(tar.parent, devkit.TRUTH[_word(split)], by_id, KEY)
+            truth = devkit.truth(tar.parent, devkit.TRUTH[word], by_id, KEY)
     if split == Split.TRAIN:
-        return _class_tars(year, tar, classes)
-    return _numbered(f"{year}_{_word(split)}", tar, classes, truth)
+        members, labels = _class_tars(year, tar, classes)
+    else:
+        members = _numbered(f"{year}_{word}", tar, len(truth))
+        labels = truth[: len(members)]
+    if year == "ILSVRC2010":
+        members = _patched(members, tar.parent / PATCHES, word)
+    return TarPictures(classes, members, labels)
 
 
-def _class_tars(year: str, path: Path, classes: tuple[str, ...]) -> TarPictures:
-    """The pictures of a tar of class tars."""
+def _patched(members: Sequence[Member], tar: Path, word: str) -> Sequence[Member]:
+    """Pictures, some of them replaced by those that ILSVRC2010's makers gave later.
+
+    Args:
+        members: the pictures.
+        tar: patch_images.tar, which may be missing.
+        word: the folder in it.
+
+    Raises:
+        InputError: not that tar.
+    """
+    if not tar.exists():
+        return members
+    given = f"{KEY}: {str(tar)!r}"
+    wanted = "it must be ILSVRC2010's, with pictures in train/, val/ and test/"
+    better: dict[str, dict[str, Member]] = {word: {} for word in WORDS.values()}
+    for info in walk(tar, given, wanted):
+        place = PurePosixPath(info.name)
+        if info.isreg() and place.parent.name in better:
+            better[place.parent.name][place.name] = _member(tar, info.name, info)
+    if not any(better.values()):
+        raise InputError(f"{given}: holds no pictures; {wanted}")
+    return [better[word].get(m.name.rpartition("/")[2], m) for m in members]
+
+
+def _member(tar: Path, name: str, info: tarfile.TarInfo) -> Member:
+    return Member(name, str(tar), info.offset_data, info.size)
+
+
+def _class_tars(
+    year: str, path: Path, classes: tuple[str, ...]
+) -> tuple[Sequence[Member], Sequence[int]]:
+    """The pictures of a tar of class tars, and their labels."""
     given = f"{KEY}: {str(path)!r}"
     wanted = f"it must be the tar of class tars, {classes[0]}.tar …, of {year}"
     label_of = {f"{name}.tar": label for label, name in enumerate(classes)}
@@ -135,18 +176,15 @@ def _class_tars(year: str, path: Path, classes: tuple[str, ...]) -> TarPictures:
         for info in walk(path, where, wanted, inner.offset_data, stop):
             if info.isreg():
                 inside = f"{name}/{PurePosixPath(info.name).name}"
-                member = Member(inside, info.offset_data, info.size)
-                found.append((label_of[name], member))
+                found.append((label_of[name], _member(path, inside, info)))
     if not found:
         raise InputError(f"{given}: holds no pictures; {wanted}")
     found.sort()
     labels, members = zip(*found, strict=True)
-    return TarPictures(path, classes, members, labels)
+    return members, labels
 
 
-def _numbered(
-    stem: str, path: Path, classes: tuple[str, ...], truth: Sequence[int]
-) -> TarPictures:
+def _numbered(stem: str, path: Path, labelled: int) -> list[Member]:
     """The pictures stem_00000001.JPEG … of a flat tar, which must be 1 … N."""
     given = f"{KEY}: {str(path)!r}"
     wanted = f"it must be the tar of {stem}_00000001.JPEG …"
@@ -154,11 +192,10 @@ def _numbered(
     for info in walk(path, given, wanted):
         if info.isreg():
             name = PurePosixPath(info.name).name
-            found.append((name, Member(name, info.offset_data, info.size)))
+            found.append((name, _member(path, name, info)))
         elif not info.isdir():
             raise InputError(f"{given}: holds {info.name!r}; {wanted}")
-    members = _by_number(stem, found, len(truth), given, wanted)
-    return TarPictures(path, classes, members, truth[: len(members)])
+    return _by_number(stem, found, labelled, given, wanted)
 
 
 def open_folder(path: str | Path, key: str) -> Files:
@@ -221,10 +258,6 @@ def _by_number(
             f"labels for 1 to {labelled}; {wanted}"
         )
     return [numbered[number] for number in sorted(numbered)]
-
-
-def _word(split: Split) -> str:
-    return "val" if split == Split.VALIDATION else "test"
 
 
 def official_classes() -> tuple[str, ...]:

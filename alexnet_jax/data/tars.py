@@ -22,6 +22,7 @@ class Member(NamedTuple):
     """A picture in a tar."""
 
     name: str  # inside the tar
+    tar: str
     offset: int  # of its first byte, from the start of the file
     size: int  # bytes
 
@@ -74,58 +75,62 @@ def _why_no_tar(path: str | Path, error: Exception, wanted: str) -> str:
 
 
 class TarPictures:
-    """Pictures of one tar."""
+    """Pictures of one tar, or of a few."""
 
     def __init__(
-        self,
-        path: str | Path,
-        classes: tuple[str, ...],
-        members: Sequence[Member],
-        labels: Sequence[int],
+        self, classes: tuple[str, ...], members: Sequence[Member], labels: Sequence[int]
     ):
-        """Open the tar; the members and their labels give the order."""
+        """Open the tars; the members and their labels give the order."""
         self.classes = classes
-        self._path = path
+        self._tars = sorted({member.tar for member in members})
+        number = {tar: i for i, tar in enumerate(self._tars)}
+        spans = [(number[tar], offset, size) for _, tar, offset, size in members]
         self._names = [member.name for member in members]
-        self._spans = np.array([member[1:] for member in members]).reshape(-1, 2)
+        self._spans = np.array(spans).reshape(-1, 3)
         self._labels = np.array(labels)
-        self._file = os.open(path, os.O_RDONLY)
+        self._open()
 
     def __len__(self) -> int:
         return len(self._names)
 
     def part(self, start: int, stop: int) -> "TarPictures":
         """The records from start to stop − 1, without the memory of all others."""
+        spans = self._spans[start:stop].tolist()
         members = [
-            Member(name, *span)
-            for name, span in zip(
-                self._names[start:stop], self._spans[start:stop].tolist(), strict=True
+            Member(name, self._tars[number], offset, size)
+            for name, (number, offset, size) in zip(
+                self._names[start:stop], spans, strict=True
             )
         ]
-        labels = self._labels[start:stop].tolist()
-        return TarPictures(self._path, self.classes, members, labels)
+        return TarPictures(self.classes, members, self._labels[start:stop].tolist())
 
     def __getitem__(self, i: int) -> Record:
-        offset, size = self._spans[i].tolist()
+        number, offset, size = self._spans[i].tolist()
         # pread keeps no position, so that threads share the one descriptor.
         try:
-            data = os.pread(self._file, size, offset)
+            data = os.pread(self._files[number], size, offset)
         except OSError as error:
             raise InputError(
-                f"{self._path}: cannot be read: {error.strerror}"
+                f"{self._tars[number]}: cannot be read: {error.strerror}"
             ) from None
         if data.startswith(GZIP):  # as some pictures of ILSVRC2010 are
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 data = gzip.decompress(data)
-        return Record(f"{self._path}:{self._names[i]}", data, int(self._labels[i]))
+        name = f"{self._tars[number]}:{self._names[i]}"
+        return Record(name, data, int(self._labels[i]))
+
+    def _open(self) -> None:
+        self._files: list[int] = []
+        for tar in self._tars:
+            self._files.append(os.open(tar, os.O_RDONLY))
 
     def __getstate__(self):
-        return {k: v for k, v in self.__dict__.items() if k != "_file"}
+        return {k: v for k, v in self.__dict__.items() if k != "_files"}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._file = os.open(self._path, os.O_RDONLY)
+        self._open()
 
     def __del__(self):
-        if "_file" in self.__dict__:  # not where the constructor raised
-            os.close(self._file)
+        for file in self.__dict__.get("_files", ()):  # none if the constructor raised
+            os.close(file)

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import io
+import pickle
 import tarfile
 
 import numpy as np
@@ -207,6 +208,35 @@ def test_ilsvrc2010(of_2010):
     assert [r.label for r in validation] == [1, 2, 0, 1]
     assert [r.label for r in test] == [0, 0, 2]
     assert test[2].name.endswith(":ILSVRC2010_test_00000003.JPEG")
+
+
+def test_pictures_of_ilsvrc2010_are_replaced_by_the_patches(of_2010):
+    before = {split: [r.image for r in opened(of_2010, split)] for split in Split}
+    patches = {
+        "patch_images/train/n03_1.JPEG": b"another 1 of n03",
+        "patch_images/val/ILSVRC2010_val_00000002.JPEG": b"another 2 of val",
+        "patch_images/val/ILSVRC2010_test_00000002.JPEG": b"of no split",
+        "patch_images/readme.txt": b"what this is",
+    }
+    tar = of_2010 / "patch_images.tar"
+    tar.write_bytes(tar_bytes(patches))
+    train = opened(of_2010, Split.TRAIN)
+    assert [r.label for r in train] == [0, 1, 1, 2, 2, 2]
+    place = [r.name for r in train].index(f"{tar}:patch_images/train/n03_1.JPEG")
+    expected = before[Split.TRAIN].copy()
+    expected[place] = b"another 1 of n03"
+    assert train[place - 1].name.endswith("train.tar:n03.tar/n03_0.JPEG")
+    assert [r.image for r in train] == expected
+    part = pickle.loads(pickle.dumps(train.part(place, place + 1)))  # as workers get it
+    assert part[0] == train[place]
+    validation = [r.image for r in opened(of_2010, Split.VALIDATION)]
+    first, _, *others = before[Split.VALIDATION]
+    assert validation == [first, b"another 2 of val", *others]
+    assert [r.image for r in opened(of_2010, Split.TEST)] == before[Split.TEST]
+    tar.write_bytes(tar_bytes({"n03_1.JPEG": b"where does it belong?"}))
+    refused(of_2010, Split.TRAIN, tar.name, "no pictures", "train/, val/ and test/")
+    tar.write_bytes(tar_bytes(patches)[:700])
+    refused(of_2010, Split.TEST, tar.name, "not a whole tar")
 
 
 def test_single_pictures_may_be_compressed(tmp_path):
