@@ -76,11 +76,7 @@ class Checkpoints:
         if step == self.newest:
             return
         if not bool(_all_finite(state.params)):
-            raise NonFiniteError(
-                f"a parameter is not finite after update {step}; the last good "
-                "checkpoint is kept: go on from it with a lower optimizer.rate in a "
-                "new --workdir"
-            )
+            raise NonFiniteError(f"a parameter is not finite after update {step}")
         rest = {"step": state.step, "velocity": state.velocity, "sums": state.sums}
         self._manager.save(
             step,
@@ -127,7 +123,8 @@ class Checkpoints:
         before = sys.unraisablehook
 
         def left_behind(unraisable: Any) -> None:
-            # Where one array cannot be read, Orbax forgets the others on their way.
+            # Where one array cannot be read, Orbax forgets the others on their way:
+            # they tell of it later, at the end of the program.
             if "Event loop is closed" not in str(unraisable.exc_value):
                 before(unraisable)
 
@@ -135,8 +132,8 @@ class Checkpoints:
         try:
             yield
             sys.unraisablehook = before
-        except InputError:
-            raise
+        except (InputError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+            raise  # not the checkpoint's fault: a device without room, a lost process
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             raise InputError(

@@ -1,6 +1,7 @@
 """What every app shares: flags, configs, and one clear line for a mistake."""
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from ml_collections import config_flags
 from alexnet_jax.errors import InputError
 
 flags.disclaim_key_flags()  # flags defined here are the app's own: its --help has them
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # of which a write does not say where it was
 
 # What int(), float() and absl say, in our words.
 _IN_OUR_WORDS = {
@@ -43,9 +46,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             _to_nobody()
             return 1
         except OSError as error:  # no right to write there, no space left
-            if error.filename is None:
+            if error.filename is None and error.errno not in _FULL:
                 raise
-            return _refuse(f"{error.filename}: {error.strerror}")
+            return _refuse(f"{error.filename or 'a disk'}: {error.strerror}")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -132,6 +135,7 @@ def _refuse(error: object) -> int:
 
 def define_config(default: str | None = None) -> Any:
     """Defines --config=configs/X.py and its --config.key=value."""
+    sys.path.append(str(Path(__file__).parents[1]))  # configs/ import one another
     return config_flags.DEFINE_config_file(
         "config",
         default,

@@ -124,7 +124,7 @@ def from_safetensors(
     like = make_program(config, classes, mesh).state
     params = as_params(tensors, like.params, file)
     for name in COMPANIONS:
-        if (workdir / name).exists() and name in companions:
+        if (workdir / name).exists() and name in {"config.json", *companions}:
             raise InputError(
                 f"--destination={workdir}: has a {name} already; give another folder"
             )

@@ -9,6 +9,13 @@ class InputError(ValueError):
 class NonFiniteError(InputError):
     """A loss or a parameter is not finite any more: the rate was too large."""
 
+    def __init__(self, what: str):
+        """Say what is not finite, and after which update."""
+        super().__init__(
+            f"{what}; the last good checkpoint is kept; start anew with a lower "
+            "optimizer.rate in another --workdir"
+        )
+
 
 class PictureError(InputError):
     """A picture that cannot be decoded; the message names it and says why."""

@@ -94,12 +94,11 @@ def make_schedule(config: ml_collections.ConfigDict) -> Plateau | EpochSchedule:
     if c.schedule == "plateau":
         return Plateau(c.rate, bias_rate, c.plateau_factor, c.plateau_drops, c.patience)
     first = Drop(0, c.rate, bias_rate)
-    drops = [first, *(_drop(row, "optimizer.drops") for row in c.drops)]
+    drops = [first, *_drops(c.drops, "optimizer.drops")]
     layers = {}
     for name, rows in c.layer_drops.items():
-        key = f"optimizer.layer_drops.{name}"
         one_of(name, LAYERS, "optimizer.layer_drops")
-        layers[name] = [_drop(row, key) for row in rows]
+        layers[name] = _drops(rows, f"optimizer.layer_drops.{name}")
     return EpochSchedule(drops, layers)
 
 
@@ -122,10 +121,21 @@ def make_augmentation(
     )
 
 
-def _drop(row: Any, key: str) -> Drop:
-    try:
-        return Drop(*map(float, row))
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{key}={row}: must be rows of (epoch, weight rate, bias rate)"
-        ) from None
+def _drops(rows: Any, key: str) -> list[Drop]:
+    drops: list[Drop] = []
+    for row in rows:
+        try:
+            epoch, rate, bias_rate = map(float, row)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{key}={row}: must be rows of (epoch, weight rate, bias rate)"
+            ) from None
+        if not all(0 <= number < math.inf for number in (epoch, rate, bias_rate)):
+            raise InputError(f"{key}={row}: epoch and rates must be 0 or more")
+        if drops and epoch <= drops[-1].epoch:
+            raise InputError(
+                f"{key}={row}: comes after epoch {drops[-1].epoch:g}; put the rows in "
+                "order of their epochs"
+            )
+        drops.append(Drop(epoch, rate, bias_rate))
+    return drops

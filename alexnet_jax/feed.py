@@ -4,12 +4,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import parallel
+from alexnet_jax.data.background import Elements
 
 
 class Feed:
@@ -19,7 +19,7 @@ class Feed:
         waited: seconds for which the devices had nothing to do but wait for data.
     """
 
-    def __init__(self, batches: grain.DatasetIterator, mesh: Mesh):
+    def __init__(self, batches: Elements, mesh: Mesh):
         """Starts on the first batch.
 
         Args:

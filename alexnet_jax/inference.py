@@ -12,8 +12,6 @@ from alexnet_jax import parallel
 from alexnet_jax.metrics import Sums, score
 from alexnet_jax.network.alexnet import AlexNet
 
-VIEWS = (1, 10)
-
 
 class Model(NamedTuple):
     """One network ready to answer.

@@ -27,7 +27,7 @@ LEAST = {
     "accumulation": 1, "mesh.data": -1,
     "mesh.tower": 1, "mesh.fc": 1, "dataset.image_size": 1, "dataset.workers": 0,
     "dataset.threads": 1, "network.towers": 1, "network.conv1_size": 1,
-    "network.conv1_stride": 1, "network.response_depth": 1, "network.response_k": 0,
+    "network.conv1_stride": 1, "network.response_depth": 1, "network.response_k": 1e-6,
     "network.response_alpha": 0, "network.response_beta": 0,
     "network.spatial_alpha": 0, "network.dropout": 0, "optimizer.momentum": 0,
     "optimizer.weight_decay": 0, "optimizer.rate": 0,
@@ -75,6 +75,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
             _require_number(key, number, -1e9 if "biases" in key else 0)
     for key in ("network.kernels", "network.units"):
         for width in values[key]:
+            if not isinstance(width, int):
+                raise InputError(f"{key}: {width} must be a whole number")
             if width < 1 or width % config.network.towers:
                 raise InputError(
                     f"{key}: {width} does not divide over network.towers="

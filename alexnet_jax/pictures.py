@@ -10,6 +10,7 @@ import numpy as np
 from alexnet_jax import processes
 from alexnet_jax.cli import say
 from alexnet_jax.data import prepared
+from alexnet_jax.data.names import read_names, write_names
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.record import Source, Subset
 from alexnet_jax.data.sources import match_classes, open_source
@@ -87,7 +88,7 @@ def surveyed(
             statistics, unreadable = survey(
                 source, size, workers=config.dataset.workers, progress=True
             )
-        listed.write_text("".join(f"{i}\t{why}\n" for i, why in unreadable))
+        write_names(listed, (f"{i}\t{why}" for i, why in unreadable))
         statistics.save(kept)
     processes.meet("statistics.npz")
     statistics = Statistics.load(kept)
@@ -96,7 +97,7 @@ def surveyed(
             f"{kept}: of pictures of {statistics.mean_image.shape[0]} pixels, not "
             f"dataset.image_size={size}; delete it, to look at the pictures again"
         )
-    lines = listed.read_text().splitlines() if listed.exists() else []
+    lines = read_names(listed) if listed.exists() else []
     if not lines:
         return source, statistics
     say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
@@ -119,6 +120,6 @@ def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
         try:
             pixels(source[i], 1)
         except PictureError as error:
-            lines.append(f"{i}\t{error}\n")
-    path.write_text("".join(lines))
+            lines.append(f"{i}\t{error}")
+    write_names(path, lines)
     say(f"{len(indices)} pictures cannot be decoded and are left out: {path}")

@@ -50,6 +50,11 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
             another process died.
     """
     if coordinator is None:
+        if (count, index) != (1, 0):
+            raise InputError(
+                f"--processes={count}, --process={index}: several processes meet at a "
+                "--coordinator; give its host:port to all of them"
+            )
         yield
         return
     watcher = _watcher(index if coordinator != "auto" else None)

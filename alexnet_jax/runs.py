@@ -1,7 +1,6 @@
 """Work directories: what they say of the run in them, and the network they hold."""
 
 import functools
-import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from alexnet_jax import parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.cli import flat, load_config, save_config
+from alexnet_jax.data.names import read_names, write_names
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.experiment import check, make_network, make_probabilities, updates
@@ -94,12 +94,7 @@ def settle_classes(
                 "them, or give another --workdir"
             )
     if processes.first():
-        # Replaced as a whole: other processes may be reading it.
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(
-            "".join(f"{name}\n" for name in classes), "utf-8", "surrogateescape"
-        )
-        os.replace(temporary, path)
+        write_names(path, classes)
 
 
 def read_classes(path: Path) -> list[str]:
@@ -109,13 +104,12 @@ def read_classes(path: Path) -> list[str]:
         InputError: it cannot be read.
     """
     try:
-        text = path.read_text("utf-8", "surrogateescape")
+        return read_names(path)
     except OSError:
         raise InputError(
             f"{path}: no such file; it has a class name a line, in label order: write "
             "it, or copy it from the run that was trained"
         ) from None
-    return text.removesuffix("\n").split("\n")
 
 
 def kept_config(workdir: Path) -> ml_collections.ConfigDict:

@@ -39,7 +39,9 @@ def initial_params(network: AlexNet, seed: int, side: int) -> Any:
         seed: of the weights.
         side: of the network's input, in pixels.
     """
-    whole = network.clone(towers_here=network.towers, tower_axis=None)
+    whole = network.clone(
+        towers_here=network.towers, tower_axis=None, fc_axis=None, fc_parts=1
+    )
     return whole.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
 
 

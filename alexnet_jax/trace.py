@@ -47,7 +47,7 @@ class Trace:
             options.python_tracer_level = 0  # each call of a function: 100 times larger
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._recording = True
-        elif step == self._last + 1:
+        elif self._recording and step == self._last + 1:
             loss.block_until_ready()
             self.close()
 

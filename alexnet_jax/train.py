@@ -314,7 +314,4 @@ def require_finite(loss: jax.Array, step: int) -> None:
         NonFiniteError: naming the step.
     """
     if not math.isfinite(float(loss)):
-        raise NonFiniteError(
-            f"the loss is {float(loss)} at update {step}; the last good checkpoint is "
-            "kept: go on from it with a lower optimizer.rate in a new --workdir"
-        )
+        raise NonFiniteError(f"the loss is {float(loss)} at update {step}")

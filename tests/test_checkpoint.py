@@ -87,6 +87,17 @@ def test_reading_needs_a_checkpoint(tmp_path):
         Checkpoints(tmp_path / "checkpoints").restore_params({})
 
 
+def test_a_device_without_room_is_no_damaged_checkpoint(monkeypatch):
+    def no_room(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    with closing(Checkpoints(finished_run() / "checkpoints")) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", no_room)
+        monkeypatch.setattr(checkpoints, "_check_shapes", lambda like: None)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+            checkpoints.restore_params({})
+
+
 @pytest.mark.parametrize("part", ["params/manifest.ocdbt", "rest/d", "memory/metadata"])
 def test_a_damaged_checkpoint_is_told_of_and_left_alone(part, tmp_path):
     workdir = copy_of_finished_run(tmp_path / "run")

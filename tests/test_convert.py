@@ -58,6 +58,11 @@ def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
     assert not workdir.exists()
 
     config = tiny_config({"optimizer.schedule": "plateau", "steps": 0, "epochs": 0.3})
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.json").write_text("somebody's")
+    with pytest.raises(InputError, match=r"has a config.json already"):
+        convert(file, tmp_path / "taken", config)
+    assert (tmp_path / "taken" / "config.json").read_text() == "somebody's"
     convert(file, workdir, config)
     for name, weight in weights_alone(workdir).items():
         np.testing.assert_array_equal(weight, tensors[name])

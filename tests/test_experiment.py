@@ -49,6 +49,11 @@ def test_the_configs_are_accepted(file):
         ("mesh.fc", 3, "network.units=16 does not divide over mesh.tower·mesh.fc=3"),
         ("accumulation", 0, "1 or more"),
         ("optimizer.drops", ((1.0, 2.0),), "rows of (epoch, weight rate, bias rate)"),
+        ("optimizer.drops", ((5.0, 0.1, 0.1), (2.0, 0.1, 0.1)), "after epoch 5"),
+        ("optimizer.drops", ((1.0, -0.1, 0.1),), "must be 0 or more"),
+        ("optimizer.drops", ((1.0, float("nan"), 0.1),), "must be 0 or more"),
+        ("network.units", (16.0, 16), "16.0 must be a whole number"),
+        ("network.response_k", 0.0, "1e-06 or more"),
     ],
 )
 def test_a_bad_value_is_told_with_its_key_and_what_is_allowed(key, value, allowed):

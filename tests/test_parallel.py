@@ -24,7 +24,6 @@ from alexnet_jax.optimizer import momentum_with_decay, velocities
 from alexnet_jax.step import initial_state, make_train_step, state_shardings
 
 BATCH = 8
-BATCH = 8
 NETWORK = small_network()
 RATE, OPTIMIZER = 0.01, momentum_with_decay(0.9, 0.0)
 UPDATES = 20

@@ -29,6 +29,7 @@ from alexnet_jax.data import crew, shards
 from alexnet_jax.data.folders import ClassFolders
 from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.indexed import Indexed
+from alexnet_jax.data.names import read_names
 from alexnet_jax.data.preparation import Wish
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import open_source
@@ -414,6 +415,19 @@ def test_imagenet_as_kaggle_unpacks_it(tmp_path):
     )
 
 
+def test_names_that_are_no_text(source, tmp_path):
+    bad = os.fsdecode(b"caf\xe9.png")
+    (source / "train" / "cat" / bad).write_bytes(encoded(drawn(7), "PNG"))
+    (source / "train" / "cat" / f"broken {bad}").write_bytes(b"no picture")
+    manifest = made(source, tmp_path / "out")
+    assert manifest["splits"]["train"]["unreadable"] == 1
+    (line,) = read_names(tmp_path / "out" / "unreadable.txt")
+    assert line.startswith(f"train\ttrain/cat/broken {bad}: cannot be decoded")
+    (source / "train" / os.fsdecode(b"\xe9")).mkdir()
+    shutil.copy(source / "train" / "cat" / bad, source / "train" / os.fsdecode(b"\xe9"))
+    refused(lambda: made(source, tmp_path / "other"), "class", "rename")
+
+
 def test_the_test_pictures_are_for_a_last_word(tmp_path, monkeypatch):
     out = prepared_with(tmp_path, {"train": 3, "test": 4})
     refused(lambda: records(out, "validation"), "no validation", "only train, test")
@@ -423,7 +437,7 @@ def test_the_test_pictures_are_for_a_last_word(tmp_path, monkeypatch):
     shutil.copytree(out, place)
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
     by_name = functools.partial(Tfds, name="ilsvrc2010:1.0.0")
-    for split in ("test", "test[:50%]"):
+    for split in ("test", "test[:50%]", "train+test", "train[:1]+test[:1]", "all"):
         refused(lambda split=split: by_name(split, "dataset.validation"), "last word")
     last = by_name("test", "dataset.validation", test=True)
     assert [record.label for record in last] == [1, 0, 1, 0]

@@ -161,6 +161,8 @@ def test_flags_of_processes_that_make_no_sense(tmp_path):
     )
     assert "neither Slurm nor a TPU VM" in refused("--coordinator=auto")
     assert "--processes=0" in refused("--processes=0")
+    alone = refused("--processes=2", "--process=1")
+    assert "--processes=2, --process=1: several processes meet at a --coord" in alone
     nowhere = ["--coordinator=no-such-host.invalid:1", "--processes=2", "--process=1"]
     assert "no-such-host.invalid:1: cannot be reached" in refused(*nowhere)
     assert contents(tmp_path) == {}

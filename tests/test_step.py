@@ -215,4 +215,6 @@ def test_a_run_starts_from_its_seed():
 
 def test_all_forms_of_a_network_start_alike():
     half = NETWORK.clone(towers_here=1, tower_axis="tower")
-    jax.tree.map(np.testing.assert_array_equal, start().params, start(half).params)
+    quarter = half.clone(fc_axis="fc", fc_parts=2)
+    for form in (half, quarter):
+        jax.tree.map(np.testing.assert_array_equal, start().params, start(form).params)

@@ -6,6 +6,7 @@ from apps import refusal
 from runs import assert_same_weights, finished_run, logged, tiny_config, tiny_flags
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.trace import Trace
 from alexnet_jax.train import train
 
 
@@ -29,6 +30,16 @@ def test_the_trace_of_a_run_that_goes_on_is_of_its_own_updates(tmp_path, capsys)
     train(tiny_config({"steps": 2}), tmp_path)
     train(tiny_config({"steps": 17}), tmp_path, profile=True)  # ends with the last one
     assert "trace of updates 12 to 17: " in capsys.readouterr().out
+
+
+def test_nobody_waits_where_no_trace_is_asked_for():
+    class Loss:
+        def block_until_ready(self) -> None:
+            raise AssertionError
+
+    trace = Trace(None, done=3, total=100)
+    for step in range(4, 100):
+        trace.before(step, Loss())
 
 
 def test_a_run_too_short_for_it_is_refused(tmp_path):

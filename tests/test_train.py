@@ -22,6 +22,7 @@ from runs import (
 )
 
 from alexnet_jax import metrics
+from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.lock import locked
 from alexnet_jax.stop import stop_signal
@@ -168,10 +169,14 @@ def test_the_plateau_is_remembered(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = tiny_config({"optimizer.rate": 1e12, "checkpoint_every_steps": 1})
+    changes = {"checkpoint_every_steps": 1, "log_every_steps": 1}
+    config = tiny_config({"optimizer.rate": 1e12, **changes})
     with pytest.raises(NonFiniteError, match=r"at update \d+; .* optimizer.rate"):
         train(config, tmp_path)
-    assert all(math.isfinite(v) for line in logged(tmp_path) for v in line.values())
+    lines = logged(tmp_path)
+    assert lines
+    assert all(math.isfinite(v) for line in lines for v in line.values())
+    assert Checkpoints(tmp_path / "checkpoints").newest == lines[-1]["step"]
     assert all(np.isfinite(weight).all() for weight in weights(tmp_path).values())
 
 

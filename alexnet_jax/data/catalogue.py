@@ -8,6 +8,7 @@ from typing import Any
 
 from alexnet_jax.data import prepared, records, shards
 from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.names import write_names
 from alexnet_jax.data.originals import Originals
 from alexnet_jax.data.shards import Shard
 from alexnet_jax.data.unfinished import Unfinished
@@ -40,15 +41,14 @@ def write_catalogue(
         for split in originals.splits
     }
     counts = {split: _count(split, written[split], originals) for split in written}
-    classes = "".join(f"{name}\n" for name in originals.classes)
-    unreadable = "".join(
-        f"{split}\t{why}\n"
+    unreadable = (
+        f"{split}\t{why}"
         for split, entries in written.items()
         for entry in entries
         for why in entry["unreadable"]
     )
-    (folder / prepared.CLASSES).write_text(classes)
-    (folder / prepared.UNREADABLE).write_text(unreadable)
+    write_names(folder / prepared.CLASSES, originals.classes)
+    write_names(folder / prepared.UNREADABLE, unreadable)
     names = [prepared.CLASSES, prepared.UNREADABLE]
     if Split.TRAIN in written:
         state.sums.statistics().save(folder / prepared.STATISTICS)

@@ -146,6 +146,13 @@ def _named(
     classes: tuple[str, ...],
     folders: tuple[Path, ...],
 ) -> Originals:
-    """ILSVRC2012 is known by its classes, however it lies there."""
+    """ILSVRC2012 is known by its classes, however it lies there.
+
+    Raises:
+        InputError: TFDS, which keeps names as lines of text, could not keep one.
+    """
+    for name in classes:
+        if "\n" in name or name != name.encode(errors="replace").decode():
+            raise InputError(f"{KEY}: the class {name!r} is no line of text; rename it")
     dataset = "ILSVRC2012" if classes == official_classes() else "pictures"
     return Originals(dataset, classes, splits, folders)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax.data.names import read_names
 from alexnet_jax.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -74,11 +75,12 @@ def require_no_test(folder: str | Path, split: str, given: str) -> None:
     """Checks that nobody trains on ImageNet's test pictures, or chooses by them.
 
     Raises:
-        InputError: the split, 'test[:10%]' say, is of them.
+        InputError: the split, 'train+test[:10%]' say, has some of them.
     """
     manifest = read_manifest(folder)
     dataset = manifest["dataset"] if manifest else ""
-    if split.partition("[")[0] == "test" and dataset.startswith("ILSVRC"):
+    named = {part.partition("[")[0].strip() for part in split.split("+")}
+    if named & {"test", "all"} and dataset.startswith("ILSVRC"):
         raise InputError(
             f"{given}: the test pictures of {dataset} are for a last word, never for "
             "training or validation; prepare its validation pictures too"
@@ -112,8 +114,8 @@ def classes_of(folder: str | Path) -> tuple[str, ...]:
     """
     path = Path(folder) / CLASSES
     try:
-        return tuple(path.read_text().splitlines())
-    except (OSError, UnicodeError):
+        return tuple(read_names(path))
+    except OSError:
         raise InputError(f"{path}: cannot be read; {AGAIN}") from None
 
 

@@ -71,7 +71,7 @@ def example(image: bytes, label: int, file_name: str) -> bytes:
         feature={
             "image": of_bytes(image),
             "label": tf_feature_pb2.Feature(int64_list=labels),
-            "file_name": of_bytes(file_name.encode()),
+            "file_name": of_bytes(file_name.encode("utf-8", "surrogateescape")),
         }
     )
     return tf_example_pb2.Example(features=features).SerializeToString(

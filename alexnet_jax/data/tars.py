@@ -80,7 +80,11 @@ class TarPictures:
     def __init__(
         self, classes: tuple[str, ...], members: Sequence[Member], labels: Sequence[int]
     ):
-        """Open the tars; the members and their labels give the order."""
+        """The members and their labels give the order; a tar is opened when read.
+
+        `prepare` holds a thousand parts of a source before it reads any of them, and a
+        process may commonly have 1,024 files open.
+        """
         self.classes = classes
         self._tars = sorted({member.tar for member in members})
         number = {tar: i for i, tar in enumerate(self._tars)}
@@ -88,7 +92,7 @@ class TarPictures:
         self._names = [member.name for member in members]
         self._spans = np.array(spans).reshape(-1, 3)
         self._labels = np.array(labels)
-        self._open()
+        self._files: dict[int, int] = {}  # descriptors
 
     def __len__(self) -> int:
         return len(self._names)
@@ -108,7 +112,7 @@ class TarPictures:
         number, offset, size = self._spans[i].tolist()
         # pread keeps no position, so that threads share the one descriptor.
         try:
-            data = os.pread(self._files[number], size, offset)
+            data = os.pread(self._opened(number), size, offset)
         except OSError as error:
             raise InputError(
                 f"{self._tars[number]}: cannot be read: {error.strerror}"
@@ -119,18 +123,16 @@ class TarPictures:
         name = f"{self._tars[number]}:{self._names[i]}"
         return Record(name, data, int(self._labels[i]))
 
-    def _open(self) -> None:
-        self._files: list[int] = []
-        for tar in self._tars:
-            self._files.append(os.open(tar, os.O_RDONLY))
+    def _opened(self, number: int) -> int:
+        if number not in self._files:
+            descriptor = os.open(self._tars[number], os.O_RDONLY)
+            if self._files.setdefault(number, descriptor) != descriptor:
+                os.close(descriptor)  # another thread was faster
+        return self._files[number]
 
     def __getstate__(self):
-        return {k: v for k, v in self.__dict__.items() if k != "_files"}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._open()
+        return self.__dict__ | {"_files": {}}
 
     def __del__(self):
-        for file in self.__dict__.get("_files", ()):  # none if the constructor raised
-            os.close(file)
+        for descriptor in self.__dict__.get("_files", {}).values():
+            os.close(descriptor)

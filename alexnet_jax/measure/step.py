@@ -12,6 +12,7 @@ import numpy as np
 from alexnet_jax import experiment
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
+from alexnet_jax.feed import SeldomChanging
 from alexnet_jax.measure import clock, elsewhere, limits, operations, torch_peer, work
 from alexnet_jax.measure.clock import Times
 from alexnet_jax.network.alexnet import LAYERS
@@ -154,6 +155,7 @@ def prepare(
     train_step = program.compile()
     compile_seconds = perf_counter() - start
     rates = experiment.make_schedule(config).rates(0, LAYERS)
+    rates = SeldomChanging(experiment.make_mesh(config)).there(rates)
     held = [program.initialise()]  # each state is used up by the next update
 
     def update() -> jax.Array:

@@ -132,13 +132,15 @@ class AlexNet(nn.Module):
 
         Units (B, U) come from every device that has some of them.
         """
-        across = self.unit_axes if x.ndim == 2 else self.unit_axes[:1]
-        if self.towers_here == self.towers:
-            across = across[1:]
+        across = []  # towers first, then the slices of a tower
+        if self.towers_here < self.towers:
+            across.append(self.tower_axis)
+        if self.fc_axis is not None and x.ndim == 2:
+            across.append(self.fc_axis)
         if not across:
             return x
         with jax.named_scope(f"exchange_{before}"):
-            return lax.all_gather(x, across, axis=x.ndim - 1, tiled=True)
+            return lax.all_gather(x, tuple(across), axis=x.ndim - 1, tiled=True)
 
     def all_examples(self, x: jax.Array) -> jax.Array:
         """Fetches the examples whose fully-connected layers are computed together."""
@@ -160,11 +162,6 @@ class AlexNet(nn.Module):
             if self.fc_axis is not None:
                 x = lax.psum_scatter(x, self.fc_axis, tiled=True)
             return lax.psum(x, self.tower_axis)
-
-    @property
-    def unit_axes(self) -> tuple[str, ...]:
-        """Mesh axes along which units lie: towers first, then slices of a tower."""
-        return tuple(axis for axis in (self.tower_axis, self.fc_axis) if axis)
 
     def normalise(self, x: jax.Array) -> jax.Array:
         """§3.3 with this network's constants."""
@@ -217,9 +214,9 @@ class AlexNet(nn.Module):
         """A fully-connected layer: the part of its units that lives here."""
         layer = LAYERS.index(name)
         parts = self.towers // self.towers_here * self.fc_parts
-        here = [units // parts for units in self.units]
+        fc6, fc7 = (units // parts for units in self.units)
         return FullyConnected(
-            units=[*here, self.classes][layer - LAYERS.index("fc6")],
+            units={"fc6": fc6, "fc7": fc7, "fc8": self.classes}[name],
             stddev=self.stddevs[layer],
             bias=self.biases[layer],
             dtype=self.dtype,

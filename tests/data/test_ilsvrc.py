@@ -1,6 +1,7 @@
 import csv
 import gzip
 import io
+import os
 import pickle
 import tarfile
 
@@ -237,6 +238,20 @@ def test_pictures_of_ilsvrc2010_are_replaced_by_the_patches(of_2010):
     refused(of_2010, Split.TRAIN, tar.name, "no pictures", "train/, val/ and test/")
     tar.write_bytes(tar_bytes(patches)[:700])
     refused(of_2010, Split.TEST, tar.name, "not a whole tar")
+
+
+def test_a_thousand_parts_of_a_tar_hold_no_file_open(of_2010, monkeypatch):
+    tar = opened(of_2010, Split.TRAIN)
+    expected = list(tar)
+    opened_files = []
+    to_open = os.open
+    monkeypatch.setattr(
+        os, "open", lambda *given: opened_files.append(given) or to_open(*given)
+    )
+    parts = [tar.part(i, i + 1) for i in range(len(tar))]
+    assert not opened_files
+    assert [part[0] for part in parts] == expected
+    assert len(opened_files) == len(parts)
 
 
 def test_single_pictures_may_be_compressed(tmp_path):
