@@ -133,7 +133,9 @@ class Checkpoints:
             yield
             sys.unraisablehook = before
         except (InputError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
-            raise  # not the checkpoint's fault: a device without room, a lost process
+            # Not the checkpoint's fault: a device without room, a lost process.
+            sys.unraisablehook = before
+            raise
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             raise InputError(

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from alexnet_jax.compilation import on_cpu
+
 # A rate for every kernel and bias: {'conv1': {'kernel': 0.01, 'bias': 0.02}, …}.
 Rates = Mapping[str, Mapping[str, float]]
 
@@ -78,9 +80,7 @@ def _made_once(velocity: jax.Array) -> jax.Array:
     Each computation would need the weights and velocities as they were, so all of them
     were copied first: for fc6, 107 ms in place of 15.
     """
-    return jax.lax.platform_dependent(
-        velocity, cpu=jax.lax.optimization_barrier, default=lambda v: v
-    )
+    return jax.lax.optimization_barrier(velocity) if on_cpu() else velocity
 
 
 def velocities(state: optax.OptState):

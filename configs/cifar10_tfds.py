@@ -34,7 +34,9 @@ def get_config():
     network.units = (512, 512)
     network.conv1_size = 3
     network.conv1_stride = 1
-    # √(2 / inputs): signals keep their size from layer to layer.
+    # √(2 / inputs) in conv3 and from fc6 on, by which signals keep their size from one
+    # layer to the next; 0.7 of it where kernels read one tower; a tenth of it in conv1,
+    # which reads grey levels.
     network.stddevs = (0.027, 0.05, 0.059, 0.048, 0.048, 0.059, 0.0625, 0.0625)
     network.biases = (0.0,) * 8
 

@@ -8,7 +8,8 @@
 # alexnet_jax.main. Run it where gcloud is logged in, in a commit of this repository. It
 # copies that commit to every worker, installs it there with jax[tpu], and starts one
 # process on each; they find each other. --workdir must be on a disk that all workers
-# share (Filestore, or a bucket mounted with gcsfuse).
+# share (Filestore, or a bucket mounted with gcsfuse). The workers' python3 must be 3.11
+# or later.
 #
 # A slice that was preempted goes on by the same command.
 set -euo pipefail

@@ -19,7 +19,7 @@ from alexnet_jax.errors import InputError
 
 ROLES = ("train", "validation")  # the position is the second word of the Philox key
 # No object reaches further from the centre, in half sides of the picture: a crop of 8/9
-# of the side (224 of 256, §4.1) keeps ±7/9 wherever it falls.
+# of the side (64 of 72 in configs/quickstart.py) keeps ±7/9 wherever it falls.
 REACH = 7 / 9
 KEPT_BYTES = 1 << 28  # smaller sets are kept in memory: drawing takes 1 ms a picture
 CONTRAST = 0.35  # least difference of object and ground in each of R, G and B, 0 to 1

@@ -83,8 +83,9 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
     """Bring the shorter side to `size` and take the central square (§2).
 
     The central square is resized alone, the same result as resizing all of the picture
-    first but for where fractions of a pixel fall. Bicubic, with antialiasing; a picture
-    of this very size is returned as it is.
+    first but for where fractions of a pixel fall, and at the edges of the square, of
+    which the filter sees only the inner side. Bicubic, with antialiasing; a picture of
+    this very size is returned as it is.
 
     Args:
         picture: height×width×3 uint8.

@@ -14,7 +14,7 @@ from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.measure.program_text import Collective, read_collectives
 from alexnet_jax.program import make_program
 
-PAPERS_FLOATS = 58_624  # between the GPUs for an image, forward (facts.md 2)
+PAPERS_FLOATS = 58_624  # between the GPUs for an image, forward, by §3.5
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Limits(NamedTuple):
 
 def product_side() -> int:
     """Side of the large matrices: large enough for the device, and soon done."""
-    return 3072 if jax.default_backend() == "cpu" else 8192
+    return 3072 if compilation.on_cpu() else 8192
 
 
 def _product() -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -74,7 +74,7 @@ def product_flops(mesh: Mesh, dtype: Any) -> float:
         mesh: the devices.
         dtype: of the matrices.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = compilation.on_cpu()
     side = 1536 if on_cpu else product_side()  # an eighth of the work
     matrix, product = jnp.ones((side, side), dtype), _product()
     run = clock.on_device(lambda: product(matrix, matrix))
