@@ -7,7 +7,7 @@
 
 Expect, after 95 epochs of ImageNet, what config 145 logged: 40.66 % top-1 and 18.21 %
 top-5 error over ten views of the validation pictures, 1.741 nats. Its rates were
-lowered by hand, at epochs 25, 51, 67, 72 and 79 of 91; the schedule here is of the
+lowered by hand, at epochs 25, 51, 67, 72 and 79 of 91; the schedule here is the
 script that its author wrote for another run (run4.sh). There the biases' rate falls to
 0.002 with the first drop; in 145 it stayed at 0.02.
 """

@@ -16,7 +16,12 @@ from alexnet_jax.measure import clock
 from alexnet_jax.measure.limits import Limits
 from alexnet_jax.measure.work import Layer, layers_of
 from alexnet_jax.network.alexnet import AlexNet, Convolution
-from alexnet_jax.network.ops import convolution, dropout, overlapping_pooling
+from alexnet_jax.network.ops import (
+    convolution,
+    dropout,
+    overlapping_pooling,
+    spatial_normalisation,
+)
 from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.program import Program
 from alexnet_jax.step import training_pixels
@@ -115,6 +120,11 @@ def operations_of(
         maps = jax.ShapeDtypeStruct(layer.output, network.dtype)
         if layer.name in ("conv1", "conv2"):
             yield from _both_ways(f"{layer.name} normalisation", normalise, maps)
+        if layer.name == "conv2" and network.spatial_alpha:
+            within = functools.partial(
+                spatial_normalisation, alpha=network.spatial_alpha
+            )
+            yield from _both_ways("conv2 spatial normalisation", within, maps)
         if layer.name in ("conv1", "conv2", "conv5"):
             yield from _both_ways(f"{layer.name} pooling", overlapping_pooling, maps)
         if layer.name in ("fc6", "fc7"):

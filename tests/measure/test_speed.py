@@ -1,6 +1,7 @@
 """What `benchmark step` counts, times and says."""
 
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -96,7 +97,7 @@ def test_devices_made_of_one_processor_count_once(backend, shape, devices, monke
 
 @pytest.fixture(scope="module")
 def parts() -> dict[str, operations.Operation]:
-    config = tiny_config({"batch_size": 2})
+    config = tiny_config({"batch_size": 2, "network.spatial_alpha": 4e-5})
     program = make_program(config, 10, make_mesh(config))
     return {part.name: part for part in operations.operations_of(config, program)}
 
@@ -109,6 +110,8 @@ def test_operations_hold_all_the_work_of_a_step(parts):
     assert "conv1 gradient of input" not in parts
     # 2 × 15×15×8 maps of float32, read once and written once.
     assert parts["conv1 normalisation forward"].bytes == 2 * 2 * 15 * 15 * 8 * 4
+    within_maps = parts["conv2 spatial normalisation backward"]
+    assert within_maps.bytes == 3 * 4 * math.prod(layers[1].output)
     weights = 4 * 5_482  # as many gradients; weights and velocities are also written
     rates = 4 * 16
     assert parts["update"].bytes == 5 * weights + rates
