@@ -84,6 +84,12 @@ def settle_classes(
         InputError: a checkpoint there knows other classes; nothing is touched.
     """
     path = workdir / "classes.txt"
+    for name in classes:
+        if "\n" in name:
+            raise InputError(
+                f"dataset.train={config.dataset.train!r}: the class {name!r} is no "
+                "line of text; rename it"
+            )
     if holds_any(workdir / "checkpoints") and path.exists():
         kept = read_classes(path)
         if kept != list(classes):

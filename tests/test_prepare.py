@@ -25,7 +25,7 @@ from PIL import Image
 from runs import contents, tiny_config
 
 from alexnet_jax import pictures
-from alexnet_jax.data import crew, shards
+from alexnet_jax.data import crew, prepared, shards
 from alexnet_jax.data.folders import ClassFolders
 from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.indexed import Indexed
@@ -301,7 +301,7 @@ def test_other_settings_are_refused(source, tmp_path):
     made(source, out)
     refused(lambda: made(source, out, encoding="raw"), "--encoding=jpeg, not raw")
     refused(lambda: made(source, out, image_size=16), "--image_size=32, not 16")
-    refused(lambda: made(source, out, shards=1), "--shards=10, not 2")
+    refused(lambda: made(source, out, shards=1), "10 files in all (--shards), not 2")
     refused(
         lambda: made(source, out, [Split.TRAIN]), "--split=train,validation, not train"
     )
@@ -415,6 +415,70 @@ def test_imagenet_as_kaggle_unpacks_it(tmp_path):
     )
 
 
+def test_other_pictures_are_not_mixed_with_those_that_are_there(source, tmp_path):
+    out = tmp_path / "out"
+    made(source, out)
+    before = contents(out)
+    source.rename(tmp_path / "moved")
+    made(tmp_path / "moved", out)  # the same ones
+    train = tmp_path / "moved" / "train"
+    (train / "cat").rename(train / "cow")  # as many, of another class
+    (tmp_path / "moved" / "val" / "cat").rename(tmp_path / "moved" / "val" / "cow")
+    refused(lambda: made(tmp_path / "moved", out), "other pictures than --source has")
+    assert contents(out) == before
+    (train / "cow").rename(train / "cat")
+    (tmp_path / "moved" / "val" / "cow").rename(tmp_path / "moved" / "val" / "cat")
+    (train / "cat" / "00.JPEG").rename(train / "cat" / "99.JPEG")  # in another order
+    refused(lambda: made(tmp_path / "moved", out), "other pictures than --source has")
+
+
+def test_a_lost_index_costs_no_shard(source, tmp_path):
+    out = tmp_path / "out"
+    made(source, out)
+    (lost,) = out.glob("*-train.*-00000-of-*.index.npy")
+    index = lost.read_bytes()
+    lost.unlink()
+    first = source / "train" / "bird" / "00.JPEG"
+    picture = first.read_bytes()
+    first.write_bytes(encoded(drawn(99), "JPEG"))
+    before = contents(out)
+    refused(lambda: made(source, out), "its pictures are not those")
+    assert contents(out) == before
+    first.write_bytes(picture)
+    made(source, out)
+    assert lost.read_bytes() == index
+
+
+def test_what_lies_beside_the_shards_is_checked_too(source, tmp_path):
+    out = tmp_path / "out"
+    made(source, out)
+    classes, statistics = out / "classes.txt", out / "statistics.npz"
+    whole = classes.read_bytes()
+    for damaged in (b"cat\nbird\ndog\n", b"bird\ncat\n"):
+        classes.write_bytes(damaged)
+        refused(lambda: records(out), classes, "damaged", "prepare` again")
+    classes.write_bytes(whole)
+    assert records(out).classes == CLASSES
+    assert prepared.statistics_of(out) == statistics
+    for damage in (lambda: statistics.write_bytes(b"x"), statistics.unlink):
+        damage()
+        refused(lambda: prepared.statistics_of(out), statistics, "prepare` again")
+
+
+def test_what_was_begun_and_is_damaged_is_named(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unfinished.npz").write_bytes(b"x")
+    refused(lambda: made(source, tmp_path / "out"), "unfinished.npz in it is damaged")
+
+
+def test_tars_by_other_names(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "train.tar").write_bytes(class_tars({"n01": 1}))
+    refused(
+        lambda: made(tmp_path / "source", tmp_path / "out"), "ILSVRC2012_img_train.tar"
+    )
+
+
 def test_names_that_are_no_text(source, tmp_path):
     bad = os.fsdecode(b"caf\xe9.png")
     (source / "train" / "cat" / bad).write_bytes(encoded(drawn(7), "PNG"))
@@ -439,6 +503,11 @@ def test_the_test_pictures_are_for_a_last_word(tmp_path, monkeypatch):
     by_name = functools.partial(Tfds, name="ilsvrc2010:1.0.0")
     for split in ("test", "test[:50%]", "train+test", "train[:1]+test[:1]", "all"):
         refused(lambda split=split: by_name(split, "dataset.validation"), "last word")
+    # Nor prepared once more.
+    of_test = made(out, tmp_path / "again", [Split.TEST], image_size=16)
+    assert of_test["dataset"] == "ILSVRC2010"
+    assert of_test["splits"]["test"]["official"] == 150_000
+    refused(lambda: records(tmp_path / "again", "validation", 16), "no validation")
     last = by_name("test", "dataset.validation", test=True)
     assert [record.label for record in last] == [1, 0, 1, 0]
 

@@ -30,13 +30,13 @@ class Files:
     ):
         """The files, given relative to the folder, and their labels give the order."""
         self.classes = classes
-        self._path, self._files, self._labels = Path(path), files, labels
+        self._path, self.names, self._labels = Path(path), files, labels
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.names)
 
     def __getitem__(self, i: int) -> Record:
-        file = self._path / self._files[i]
+        file = self._path / self.names[i]
         try:
             return Record(str(file), file.read_bytes(), self._labels[i])
         except OSError as error:
@@ -45,11 +45,11 @@ class Files:
     def relabelled(self, classes: tuple[str, ...], labels: list[int]) -> "Files":
         """The same pictures, with labels that count through other classes."""
         renumbered = [labels[label] for label in self._labels]
-        return Files(self._path, classes, self._files, renumbered)
+        return Files(self._path, classes, self.names, renumbered)
 
     def part(self, start: int, stop: int) -> "Files":
         """The records from start to stop − 1, without the memory of all others."""
-        files, labels = self._files[start:stop], self._labels[start:stop]
+        files, labels = self.names[start:stop], self._labels[start:stop]
         return Files(self._path, self.classes, files, labels)
 
 
@@ -101,8 +101,22 @@ def _is_picture(name: str) -> bool:
 def pictures_below(top: Path) -> list[str]:
     """The pictures in a folder and its folders, as sorted paths relative to it."""
     found = []
-    for folder, inner, files in os.walk(top, followlinks=True):
-        inner[:] = filter(_seen, inner)
+    visited = {os.path.realpath(top)}  # once each, where links go round
+
+    def is_new(folder: str) -> bool:
+        before = len(visited)
+        visited.add(os.path.realpath(folder))
+        return len(visited) > before
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, inner, files in os.walk(top, followlinks=True, onerror=refuse):
+        inner[:] = [
+            name
+            for name in sorted(inner)
+            if _seen(name) and is_new(os.path.join(folder, name))
+        ]
         here = os.path.relpath(folder, top)
         found += [os.path.normpath(f"{here}/{f}") for f in files if _is_picture(f)]
     return sorted(found)

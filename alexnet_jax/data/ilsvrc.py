@@ -20,6 +20,7 @@ a folder.
 
 import enum
 import importlib.resources
+import itertools
 import re
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -180,6 +181,9 @@ def _class_tars(
     if not found:
         raise InputError(f"{given}: holds no pictures; {wanted}")
     found.sort()
+    for (_, one), (_, other) in itertools.pairwise(found):
+        if one.name == other.name:
+            raise InputError(f"{given}: holds {one.name} twice; {wanted}")
     labels, members = zip(*found, strict=True)
     return members, labels
 

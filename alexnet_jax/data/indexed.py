@@ -1,6 +1,7 @@
 """Pictures that `prepare` wrote, read from where they lie in its files."""
 
 import bisect
+import errno
 import functools
 import os
 import resource
@@ -93,6 +94,11 @@ class Indexed:
         try:
             whole = index.read(self._opened(file), at, out)
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise InputError(
+                    f"{file}: this process may not have so many files open; allow it "
+                    f"{len(self._files) + 1024:,} (ulimit -n)"
+                ) from None
             raise _damaged(file, error.strerror) from None
         if whole and not self._checked[i]:
             whole = self._checked[i] = index.hash_of(out) == expected

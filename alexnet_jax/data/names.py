@@ -8,7 +8,7 @@ from pathlib import Path
 def write_names(path: Path, names: Iterable[str]) -> None:
     """Writes a list, whole or not at all: other processes may be reading it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    text = "".join(f"{name}\n" for name in names)
+    text = "".join(name.replace("\n", " ") + "\n" for name in names)
     temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
     os.replace(temporary, path)
 

@@ -1,13 +1,16 @@
 """What stands in the folder that is to be prepared, whatever its layout."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import folders_in
 from alexnet_jax.data.ilsvrc import (
     KEY,
     OFFICIAL,
+    TARS,
     Split,
     official_classes,
     open_folder,
@@ -50,6 +53,15 @@ class Originals:
     def official(self, split: Split) -> int | None:
         """How many pictures a split has officially, where that is known."""
         return OFFICIAL.get(self.dataset, {}).get(split)
+
+    def digest(self) -> str:
+        """Tells these pictures from others: by names and order, not by their pixels."""
+        digest = hashlib.sha256()
+        names_of_splits = [pictures.names for pictures in self.splits.values()]
+        for names in ([self.dataset], self.classes, *names_of_splits):
+            text = "\n".join([str(len(names)), *names])
+            digest.update(text.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     def require_outside(self, folder: Path) -> None:
         """Checks that a folder to be written does not lie in one that is read.
@@ -111,7 +123,9 @@ def _of_tfds(source: Path, wanted: Sequence[Split], given: str) -> Originals:
             raise InputError(f"--split={split}: has no labels in {given}; leave it out")
     if not splits:
         raise InputError(f"{given}: has no labelled {', '.join(Split)}; {WANTED}")
-    return _named(splits, next(iter(splits.values())).classes, (source,))
+    named = _named(splits, next(iter(splits.values())).classes, (source,))
+    manifest = prepared.read_manifest(source)  # of `prepare`, from what it was told
+    return replace(named, dataset=manifest["dataset"]) if manifest else named
 
 
 def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
@@ -121,6 +135,9 @@ def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
     if not found:
         if not any(source.iterdir()):
             raise InputError(f"{given}: is empty; {WANTED}")
+        if any(source.glob("*.tar")) and not folders_in(source):
+            tars = ", ".join(name for tars in TARS.values() for name in tars.values())
+            raise InputError(f"{given}: the only tars that it may hold are {tars}")
         found = {".": Split.TRAIN}  # the class folders themselves
     paths = {split: source / name for name, split in found.items()}
     test = paths.get(Split.TEST)

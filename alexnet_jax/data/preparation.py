@@ -89,6 +89,7 @@ class Preparation:
             "--split": ",".join(originals.splits),
             "--shards": len(self._shards),
             "pictures": sum(map(len, originals.splits.values())),
+            "listing": originals.digest(),
             "Pillow": PIL.__version__,  # another one may encode otherwise
         }
         # Where the originals were is of no interest once all is finished.
@@ -109,9 +110,13 @@ class Preparation:
             self._require_nothing_else()
 
     def _require_nothing_else(self) -> None:
-        ours = (prepared.UNFINISHED, shards.UNFINISHED)
         for name in sorted(os.listdir(self._folder)):
-            if not name.startswith(".") and not name.endswith(ours):
+            if name == prepared.UNFINISHED:
+                raise InputError(
+                    f"{KEY}={str(self._folder)!r}: {name} in it is damaged; empty the "
+                    "folder to begin anew"
+                )
+            if not name.startswith(".") and not name.endswith(shards.UNFINISHED):
                 raise InputError(
                     f"{KEY}={str(self._folder)!r}: holds {name!r}, and is no folder "
                     "that `prepare` began; give an empty or a new one"
@@ -120,9 +125,14 @@ class Preparation:
     def _require_same(self, before: dict[str, Any]) -> None:
         for name, now in self._began.items():
             if name in before and before[name] != now:
+                told = {
+                    "listing": "other pictures than --source has now",
+                    "--shards": f"{before[name]} files in all (--shards), not {now}",
+                }
+                given = told.get(name, f"{name}={before[name]}, not {now}")
                 raise InputError(
-                    f"{KEY}={str(self._folder)!r}: was begun with {name}="
-                    f"{before[name]}, not {now}; give the same, or another folder"
+                    f"{KEY}={str(self._folder)!r}: was begun with {given}; give the "
+                    "same, or another folder"
                 )
 
     def _beside(self, manifest: dict[str, Any]) -> str:
@@ -230,6 +240,7 @@ class Preparation:
             f"{self.wish.source}/",
             self.wish.image_size,
             self.wish.encoding,
+            self._state.written.get(shard.file, {}).get("sha256"),
         )
 
     def _note(self, written: shards.Written) -> None:

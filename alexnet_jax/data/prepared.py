@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.data.names import read_names
+from alexnet_jax.data.shards import sha256
 from alexnet_jax.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -110,17 +111,27 @@ def classes_of(folder: str | Path) -> tuple[str, ...]:
     """The names of the classes, in label order.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: they are not what they were.
     """
-    path = Path(folder) / CLASSES
-    try:
-        return tuple(read_names(path))
-    except OSError:
-        raise InputError(f"{path}: cannot be read; {AGAIN}") from None
+    _require_whole(folder, CLASSES)
+    return tuple(read_names(Path(folder) / CLASSES))
 
 
 def statistics_of(folder: str | Path) -> Path | None:
-    """The statistics of the prepared training pictures, where there are some."""
-    path = Path(folder) / STATISTICS
+    """The statistics of the prepared training pictures, where there are some.
+
+    Raises:
+        InputError: they are not what they were.
+    """
     manifest = read_manifest(folder)
-    return path if manifest and path.name in manifest["files"] else None
+    if manifest is None or STATISTICS not in manifest["files"]:
+        return None
+    _require_whole(folder, STATISTICS)
+    return Path(folder) / STATISTICS
+
+
+def _require_whole(folder: str | Path, name: str) -> None:
+    path, manifest = Path(folder) / name, read_manifest(folder)
+    assert manifest is not None
+    if not path.is_file() or sha256(path) != manifest["files"][name]:
+        raise InputError(f"{path}: damaged, not what it was; {AGAIN}")

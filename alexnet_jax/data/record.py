@@ -1,6 +1,6 @@
 """What every storage of pictures looks like: a random-access list of records."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -51,6 +51,10 @@ class Source(Protocol):
 
 class Divisible(Source, Protocol):
     """A source of which a part can be sent to a worker."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the records, in order; none where only reading them would tell."""
 
     def part(self, start: int, stop: int) -> Source:
         """The records from start to stop − 1."""

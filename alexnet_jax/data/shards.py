@@ -48,6 +48,7 @@ class Job:
     below: str  # the start of the pictures' names, not to be told
     image_size: int
     encoding: str
+    before: str | None  # the checksum of the one that it may replace
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,9 @@ def write(job: Job) -> Written:
                 to_disk(written)
             digests = sha256(temporary), sha256(temporary_index)
             size = temporary.stat().st_size
-            os.replace(temporary_index, index_path)
-            os.replace(temporary, path)
+            if job.before in (None, digests[0]):
+                os.replace(temporary_index, index_path)
+                os.replace(temporary, path)
         except OSError as error:
             raise DiskError(f"{path}: cannot be written: {error.strerror}") from None
         except ValueError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from alexnet_jax.data.record import Record
 from alexnet_jax.errors import InputError
 
+PADDING = 1 << 24  # bytes of zeros behind the last member, at most
 GZIP = b"\x1f\x8b"
 COMPRESSED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
 
@@ -48,15 +49,16 @@ def walk(
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 yield from tar
                 end = tar.offset
-            # tarfile takes a damaged header for the end: a whole tar ends in a block
-            # of zeros.
+            # tarfile takes a damaged header for the end, and so it does a hole: a whole
+            # tar ends in a block of zeros, and nothing but zeros follows.
+            rest = max((stop or os.path.getsize(path)) - end, 0)
             file.seek(end)
-            ended = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+            ended = tarfile.BLOCKSIZE <= rest <= PADDING and not any(file.read(rest))
     except FileNotFoundError:
         raise InputError(f"{given}: no such file or folder; {wanted}") from None
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"{given}: {_why_no_tar(path, error, wanted)}") from None
-    if not ended or (stop is not None and end >= stop):
+    if not ended:
         raise InputError(
             f"{given}: damaged or cut short at byte {end - start}; copy or make it "
             "again"
@@ -89,13 +91,13 @@ class TarPictures:
         self._tars = sorted({member.tar for member in members})
         number = {tar: i for i, tar in enumerate(self._tars)}
         spans = [(number[tar], offset, size) for _, tar, offset, size in members]
-        self._names = [member.name for member in members]
+        self.names = [member.name for member in members]
         self._spans = np.array(spans).reshape(-1, 3)
         self._labels = np.array(labels)
         self._files: dict[int, int] = {}  # descriptors
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def part(self, start: int, stop: int) -> "TarPictures":
         """The records from start to stop − 1, without the memory of all others."""
@@ -103,7 +105,7 @@ class TarPictures:
         members = [
             Member(name, self._tars[number], offset, size)
             for name, (number, offset, size) in zip(
-                self._names[start:stop], spans, strict=True
+                self.names[start:stop], spans, strict=True
             )
         ]
         return TarPictures(self.classes, members, self._labels[start:stop].tolist())
@@ -120,7 +122,7 @@ class TarPictures:
         if data.startswith(GZIP):  # as some pictures of ILSVRC2010 are
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 data = gzip.decompress(data)
-        name = f"{self._tars[number]}:{self._names[i]}"
+        name = f"{self._tars[number]}:{self.names[i]}"
         return Record(name, data, int(self._labels[i]))
 
     def _opened(self, number: int) -> int:

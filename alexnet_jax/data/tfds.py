@@ -80,6 +80,7 @@ class Tfds:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"{given}: {reason}; {prepare}") from None
         self.classes = tuple(features[self._label].names)
+        self.names = ()
         self._split = split
 
     def __len__(self) -> int:

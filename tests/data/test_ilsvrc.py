@@ -172,6 +172,26 @@ def test_truncated_training_tars(tmp_path):
         refused(tmp_path, Split.TRAIN, f"{GOLDFISH}.tar", "cut short")
 
 
+def test_a_picture_that_is_there_twice(tmp_path):
+    once = tar_bytes({f"{SHARK}_1.JPEG": b"1"})
+    twice = tar_bytes({f"{SHARK}_1.JPEG": b"1"})[:1024] + once
+    (tmp_path / TRAIN).write_bytes(tar_bytes({f"{SHARK}.tar": twice}))
+    refused(tmp_path, Split.TRAIN, f"{SHARK}.tar/{SHARK}_1.JPEG twice")
+    outer = tar_bytes({f"{SHARK}.tar": once})
+    end = outer.rindex(once[:1024]) + len(once)
+    (tmp_path / TRAIN).write_bytes(outer[:end] + outer)
+    refused(tmp_path, Split.TRAIN, f"{SHARK}.tar/{SHARK}_1.JPEG twice")
+
+
+def test_a_tar_with_a_hole(tmp_path):
+    pictures = {f"{GOLDFISH}_{i}.JPEG": bytes([i]) * 3000 for i in range(4)}
+    whole = tar_bytes(pictures)
+    second = whole.index(f"{GOLDFISH}_1.JPEG".encode())
+    inner = whole[:second] + bytes(512) + whole[second + 512 :]
+    (tmp_path / TRAIN).write_bytes(tar_bytes({f"{GOLDFISH}.tar": inner}))
+    refused(tmp_path, Split.TRAIN, f"{GOLDFISH}.tar", "damaged or cut short")
+
+
 @pytest.fixture
 def of_2010(tmp_path):
     """The tars of ILSVRC2010 with three classes, and its devkit."""

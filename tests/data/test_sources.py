@@ -79,6 +79,28 @@ def test_links_are_followed(folder, tmp_path):
     assert source[4].image == (folder / "beta" / "2.JPEG").read_bytes()
 
 
+def test_links_that_go_round(folder):
+    names = [record.name for record in opened("folder", folder)]
+    first = sorted(f for f in folder.iterdir() if f.is_dir())[0]
+    (first / "again").symlink_to(first)
+    assert [record.name for record in opened("folder", folder)] == names
+
+
+def test_a_folder_that_cannot_be_listed(folder, monkeypatch):
+    first = sorted(f for f in folder.iterdir() if f.is_dir())[0]
+    (first / "more").mkdir()
+    scandir = os.scandir
+
+    def no_right(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", no_right)
+    with pytest.raises(PermissionError, match="more"):
+        opened("folder", folder)
+
+
 @pytest.mark.parametrize("inside", ["train", ".", "tiny/train", "./x"])
 def test_folder_and_tar_give_the_same_records(folder, tmp_path, inside):
     tar = ClassTar(write_tar(tmp_path / "a.tar", folder, inside), KEY)
