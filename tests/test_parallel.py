@@ -20,11 +20,14 @@ from small import (
 
 from alexnet_jax import parallel
 from alexnet_jax.errors import InputError
+from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_with_decay, velocities
 from alexnet_jax.step import initial_state, make_train_step, state_shardings
 
 BATCH = 8
 NETWORK = small_network()
+OF_2012 = small_network(normalise_before_relu=True, spatial_alpha=4e-5)
+NAMES = {NETWORK: "paper", OF_2012: "2012"}
 RATE, OPTIMIZER = 0.01, momentum_with_decay(0.9, 0.0)
 UPDATES = 20
 
@@ -60,24 +63,24 @@ def test_eight_devices_are_there():
 
 
 @functools.cache
-def start():
+def start(network: AlexNet):
     """The state that all train from."""
-    return quick_jit(lambda: initial_state(NETWORK, OPTIMIZER, 3, SIDE))()
+    return quick_jit(lambda: initial_state(network, OPTIMIZER, 3, SIDE))()
 
 
 @functools.cache
-def training(layout: Layout):
+def training(layout: Layout, network: AlexNet):
     """Losses of twenty updates, the first one's gradient and the last weights.
 
     Every update sees another batch: other crops, reflections, colours and dropout.
     """
     mesh = layout.mesh()
-    shardings = state_shardings(start(), mesh)
-    state = jax.device_put(start(), shardings)
+    shardings = state_shardings(start(network), mesh)
+    state = jax.device_put(start(network), shardings)
     mean = parallel.everywhere(mesh, mean_image())
     rates = jax.tree.map(lambda _: RATE, state.params)
     train_step = quick_jit(
-        make_train_step(NETWORK, OPTIMIZER, mesh, 0, SIDE, "crop", layout.parts),
+        make_train_step(network, OPTIMIZER, mesh, 0, SIDE, "crop", layout.parts),
         out_shardings=(shardings, parallel.replicated(mesh)),
     )
     losses, gradient = [], None
@@ -92,17 +95,22 @@ def training(layout: Layout):
 
 
 def test_the_updates_that_are_compared_change_something():
-    losses, _, params = training(ONE_DEVICE)
+    losses, _, params = training(ONE_DEVICE, NETWORK)
     assert len(set(losses.tolist())) == UPDATES
-    for layer, before in start().params.items():
+    for layer, before in start(NETWORK).params.items():
         kernel = params[layer]["kernel"]
         assert relative_difference(kernel, before["kernel"]) > 0.01, layer
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_losses_gradients_and_weights_are_those_of_one_device(layout):
-    losses, gradient, params = training(layout)
-    expected_losses, expected_gradient, expected_params = training(ONE_DEVICE)
+@pytest.mark.parametrize(
+    ("layout", "network"),
+    [*((layout, NETWORK) for layout in LAYOUTS), (Layout(2, 2), OF_2012)],
+    ids=lambda x: str(x) if isinstance(x, Layout) else NAMES[x],
+)
+def test_losses_gradients_and_weights_are_those_of_one_device(layout, network):
+    losses, gradient, params = training(layout, network)
+    expected = training(ONE_DEVICE, network)
+    expected_losses, expected_gradient, expected_params = expected
     differences = (
         np.abs(losses / expected_losses - 1).max(),
         relative_difference(gradient, expected_gradient),
@@ -133,7 +141,7 @@ def test_a_tower_keeps_its_own_kernels_and_its_share_of_fc8():
 
 
 def test_velocities_lie_beside_their_parameters():
-    shardings = state_shardings(start(), Layout(2, 2).mesh())
+    shardings = state_shardings(start(NETWORK), Layout(2, 2).mesh())
     assert velocities(shardings.velocity) == shardings.params
     assert shardings.params["conv2"]["kernel"].spec == P(None, None, None, "tower")
     assert shardings.step.spec == shardings.sums.loss.spec == P()

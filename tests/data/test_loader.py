@@ -1,12 +1,14 @@
 from contextlib import closing
 from itertools import islice
 
+import jax
 import numpy as np
 import pytest
 from pictures import Numbered, augmentation
 
 from alexnet_jax.data.loader import evaluation_batches, training_batches
 from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.step import batch_shapes
 
 COUNT = 100
 
@@ -173,3 +175,9 @@ def test_an_unreadable_picture_is_allowed_and_named():
     np.testing.assert_array_equal(second["weight"], [1, 1, 1, 1, 0, 1, 1, 1])
     np.testing.assert_array_equal(second["unreadable"], [-1] * 4 + [12] + [-1] * 3)
     assert first["weight"].sum() + third["weight"].sum() == 11
+
+
+def test_batches_are_as_the_update_is_compiled_for():
+    (batch,) = train(1, batch_size=4)
+    given = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in batch.items()}
+    assert given == batch_shapes(4, 40)

@@ -77,6 +77,10 @@ def test_parameters_are_counted_as_in_2012(version):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 60_965_224
 
 
+def test_without_arguments_it_is_the_papers():
+    assert AlexNet() == make_network(paper.get_config(), 1000)
+
+
 def test_one_tower_is_the_ungrouped_network():
     params = shapes_of(full_size("paper").clone(towers=1, towers_here=1), 224)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 62_378_344
