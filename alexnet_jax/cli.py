@@ -203,7 +203,10 @@ def as_config(text: str, where: str) -> ml_collections.ConfigDict:
         raise InputError(f"{where}: not JSON ({error}); restore or delete it") from None
     if not isinstance(tree, dict):
         raise InputError(f"{where}: not a config; restore or delete it")
-    return ml_collections.ConfigDict(tree)
+    try:
+        return ml_collections.ConfigDict(tree)
+    except ValueError as error:  # of names with dots
+        raise InputError(f"{where}: {error}; restore or delete it") from None
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -237,6 +240,17 @@ def nearest(word: object, allowed: Iterable[str]) -> str:
     """'; did you mean X?', where one of the allowed words is close."""
     near = difflib.get_close_matches(str(word), list(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def path(name: str, flag: str) -> Path:
+    """A file or folder that a flag names.
+
+    Raises:
+        InputError: the flag is empty, which Path takes for the current folder.
+    """
+    if not name:
+        raise InputError(f"{flag}=: names nothing; give a path, such as {flag}=.")
+    return Path(name)
 
 
 def work_directories(names: Sequence[str]) -> list[Path]:

@@ -23,6 +23,7 @@ from alexnet_jax import cli, experiment, parallel, runs
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
+from alexnet_jax.lock import locked
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.program import make_program
 
@@ -128,13 +129,13 @@ def from_safetensors(
             raise InputError(
                 f"--destination={workdir}: has a {name} already; give another folder"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    for name, data in companions.items():
-        (workdir / name).write_bytes(data)
-    cli.save_config(config, workdir / "config.json")
     state = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), like)
-    with closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
-        checkpoints.save(dataclasses.replace(state, params=params), {})
+    with locked(workdir, "--destination", "run"):
+        for name, data in companions.items():
+            (workdir / name).write_bytes(data)
+        cli.save_config(config, workdir / "config.json")
+        with closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
+            checkpoints.save(dataclasses.replace(state, params=params), {})
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -168,6 +169,11 @@ def as_params(tensors: dict[str, np.ndarray], like: Any, file: Path) -> dict[str
                 f"{wanted.get(name, 'absent')} in the config's network; give the "
                 "--config of that network"
             )
+    for name, tensor in tensors.items():
+        if not np.issubdtype(tensor.dtype, np.floating):
+            raise InputError(f"--source={file}: {name} is of {tensor.dtype}, no floats")
+        if not np.isfinite(tensor).all():
+            raise InputError(f"--source={file}: {name} is not finite everywhere")
     return {
         layer: {
             name: jax.numpy.asarray(tensors[f"{layer}.{name}"], "float32")
@@ -189,7 +195,11 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> None:
         """Converts as the flags say."""
         cli.no_more_arguments(argv)
-        convert(Path(SOURCE.value), Path(DESTINATION.value), CONFIG.value)
+        convert(
+            cli.path(SOURCE.value, "--source"),
+            cli.path(DESTINATION.value, "--destination"),
+            CONFIG.value,
+        )
         print(f"{SOURCE.value} → {DESTINATION.value}")
 
     cli.run(main)

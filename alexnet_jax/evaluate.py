@@ -94,7 +94,7 @@ def evaluate(
         )
         rates, unreadable = inference.error_rates(models, bar, mesh)
     for i in processes.of_all(unreadable, len(source)):
-        print(f"left out: {source[i][0]} cannot be decoded", file=sys.stderr)
+        print(f"left out: {pictures.why_unreadable(source, i)}", file=sys.stderr)
     if not rates["images"]:
         raise InputError(f"dataset.{split}: none of its pictures can be decoded")
     counts = {"images": rates.pop("images"), "views": views, "models": len(models)}

@@ -123,7 +123,7 @@ def make_augmentation(
 
 def _drops(rows: Any, key: str) -> list[Drop]:
     drops: list[Drop] = []
-    for row in rows:
+    for row in rows if isinstance(rows, list | tuple) else [rows]:
         try:
             epoch, rate, bias_rate = map(float, row)
         except (TypeError, ValueError):

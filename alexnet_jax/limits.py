@@ -37,6 +37,12 @@ LEAST = {
     "augment.colour_noise_divisor": 1e-3,
 }  # fmt: skip
 BELOW = {"seed": 2**32, "network.dropout": 1, "optimizer.momentum": 1}
+MOST = 2**31  # of whole numbers
+FRACTIONS = re.compile(
+    r"epochs|validate_every_epochs|network\.(response_(k|alpha|beta)|spatial_alpha"
+    r"|dropout|stddevs|biases)|optimizer\.(momentum|weight_decay|rate|"
+    r"bias_rate_multiple|plateau_factor)|augment\.colour_noise(_divisor)?"
+)  # all other numbers are whole
 LENGTHS = {
     "network.kernels": 5, "network.units": 2, "network.stddevs": 8, "network.biases": 8
 }  # fmt: skip
@@ -66,7 +72,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     for key, allowed in CHOICES.items():
         one_of(values[key], allowed, key)
     for key, least in LEAST.items():
-        _require_number(key, values[key], least, BELOW.get(key, math.inf))
+        _require_number(key, values[key], least)
     for key, length in LENGTHS.items():
         numbers = values[key]
         if not isinstance(numbers, list) or len(numbers) != length:
@@ -75,8 +81,6 @@ def check_values(config: ml_collections.ConfigDict) -> None:
             _require_number(key, number, -1e9 if "biases" in key else 0)
     for key in ("network.kernels", "network.units"):
         for width in values[key]:
-            if not isinstance(width, int):
-                raise InputError(f"{key}: {width} must be a whole number")
             if width < 1 or width % config.network.towers:
                 raise InputError(
                     f"{key}: {width} does not divide over network.towers="
@@ -85,13 +89,14 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     _check_together(config)
 
 
-def _require_number(
-    key: str, value: Any, least: float, below: float = math.inf
-) -> None:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not least <= value < below:
+def _require_number(key: str, value: Any, least: float) -> None:
+    whole = not FRACTIONS.fullmatch(key)
+    below = BELOW.get(key, MOST if whole else math.inf)
+    numeric = isinstance(value, int if whole else int | float)
+    if not numeric or isinstance(value, bool) or not least <= value < below:
+        kind = "a whole number" if whole else "a number"
         upper = f" and below {below}" if math.isfinite(below) else ""
-        raise InputError(f"{key}={value}: must be a number, {least} or more{upper}")
+        raise InputError(f"{key}={value}: must be {kind}, {least} or more{upper}")
 
 
 def _check_together(config: ml_collections.ConfigDict) -> None:
@@ -99,11 +104,9 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
     network, augment, side = config.network, config.augment, config.dataset.image_size
     if not config.steps and not config.epochs:
         raise InputError("epochs=0.0, steps=0: nothing to do; set one of them")
-    if not augment.colour_noise_until_epoch >= 0:
-        raise InputError(
-            "augment.colour_noise_until_epoch="
-            f"{augment.colour_noise_until_epoch}: must be 0 or more"
-        )
+    until = augment.colour_noise_until_epoch  # which may be infinite
+    if not isinstance(until, int | float) or not until >= 0:
+        raise InputError(f"augment.colour_noise_until_epoch={until}: must be 0 or more")
     if network.response_depth % 2 == 0:
         raise InputError(
             f"network.response_depth={network.response_depth}: must be odd"

@@ -8,7 +8,6 @@ command then goes on. Several processes train one network where each is given th
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -37,7 +36,8 @@ if __name__ == "__main__":
         cli.no_more_arguments(argv)
         compilation.keep()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
-            stopped_by = train(CONFIG.value, Path(WORKDIR.value), PROFILE.value)
+            workdir = cli.path(WORKDIR.value, "--workdir")
+            stopped_by = train(CONFIG.value, workdir, PROFILE.value)
         return 128 + stopped_by if stopped_by else 0
 
     cli.run(main)

@@ -77,10 +77,9 @@ class MetricsFile:
             path: the file, made where there is none.
             resumed_step: updates done in the checkpoint that the run goes on from.
         """
-        kept = [json.dumps(line) for line in read_metrics(path)]
-        kept = [line for line in kept if json.loads(line)["step"] <= resumed_step]
+        lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
         replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(line + "\n" for line in kept))
+        replacement.write_text("".join(json.dumps(line) + "\n" for line in lines))
         os.replace(replacement, path)
         self._file = path.open("a", buffering=1)
 
@@ -94,13 +93,15 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; one that a kill cut short is left out."""
+    """The lines of a metrics file; one that is cut short or damaged is left out."""
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text().splitlines():
+    for text in path.read_bytes().split(b"\n"):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except ValueError:
             continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines

@@ -101,7 +101,16 @@ def surveyed(
     if not lines:
         return source, statistics
     say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
-    left_out = [int(line.split("\t")[0]) for line in lines]
+    left_out = []
+    for line in lines:
+        i, _, why = line.partition("\t")
+        if why_unreadable(source, int(i)).replace("\n", " ") != why:
+            raise InputError(
+                f"{listed}: the pictures of dataset.train={config.dataset.train!r} are "
+                f"not those that it was written of ({why}); delete it and {kept.name}, "
+                "to look at all of them again"
+            )
+        left_out.append(int(i))
     return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
 
 
@@ -113,13 +122,17 @@ def _prepared_statistics(config: ml_collections.ConfigDict) -> Statistics | None
     return Statistics.load(path) if path else None
 
 
+def why_unreadable(source: Source, i: int) -> str:
+    """The name of a picture and why it cannot be decoded; '' where it can."""
+    try:
+        if i < len(source):
+            pixels(source[i], 1)
+    except PictureError as error:
+        return str(error)
+    return ""
+
+
 def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
     """Writes why each of these pictures cannot be decoded, a line each."""
-    lines = []
-    for i in indices:
-        try:
-            pixels(source[i], 1)
-        except PictureError as error:
-            lines.append(f"{i}\t{error}")
-    write_names(path, lines)
+    write_names(path, (f"{i}\t{why_unreadable(source, i)}" for i in indices))
     say(f"{len(indices)} pictures cannot be decoded and are left out: {path}")

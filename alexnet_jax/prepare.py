@@ -173,8 +173,8 @@ if __name__ == "__main__":
         """Prepares as the flags say."""
         cli.no_more_arguments(argv)
         wish = Wish(
-            Path(SOURCE.value),
-            Path(DESTINATION.value),
+            cli.path(SOURCE.value, "--source"),
+            cli.path(DESTINATION.value, "--destination"),
             ENCODING.value,
             IMAGE_SIZE.value,
             SHARDS.value,

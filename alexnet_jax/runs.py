@@ -126,7 +126,7 @@ def kept_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     path = workdir / "config.json"
     config = load_config(path)
-    if "mesh" in config:
+    if "mesh.data" in flat(config):
         absent = {key: YOUNGER[key] for key in YOUNGER.keys() - flat(config).keys()}
         config.update_from_flattened_dict(absent)
     try:

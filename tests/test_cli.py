@@ -61,7 +61,7 @@ def test_apps_as_modules_define_no_flags():
         ("--config.epochs=soon", "--config.epochs=soon: must be a number"),
         ("--config.augment.reflect=maybe", "reflect=maybe: must be true or false"),
         ("--config.augment.mean_at=middle", "allowed are crop, centre"),
-        ("--config.batch_size=0", "batch_size=0: must be a number, 1 or more"),
+        ("--config.batch_size=0", "batch_size=0: must be a whole number, 1 or more"),
         ("--config.optimizer.rate=-1", "optimizer.rate=-1.0: must be a number, 0 or"),
         ("--config.precision=half", "allowed are float32, bfloat16"),
         (
@@ -75,6 +75,7 @@ def test_apps_as_modules_define_no_flags():
         ("--config.dataset.source=folder", "dataset.train='100': no such file or fol"),
         ("--config.dataset.validation=5", "5 generated pictures, 10 or more are need"),
         ("--config.batch_size=101", "batch_size=101: more than the 100 pictures"),
+        ("--workdir=", "--workdir=: names nothing"),
         ("--workdir=pyproject.toml", "pyproject.toml': cannot be made: File exists"),
         (
             "--workdir=/proc/run",

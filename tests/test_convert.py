@@ -108,6 +108,9 @@ def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
     )
     wider = {**tensors, "conv2.kernel": np.zeros((5, 5, 8, 8), "f4")}
     refused(wider, r"conv2.kernel is \(5, 5, 8, 8\) there", config=own)
+    bias = tensors["fc7.bias"]
+    refused({**tensors, "fc7.bias": bias * np.nan}, "fc7.bias is not fin", config=own)
+    refused({**tensors, "fc7.bias": bias.astype("i1")}, "fc7.bias is of", config=own)
     refused(tensors, "damaged metadata", {"config.json": "%%%"})
     refused(tensors, "not JSON", {"config.json": "Z2FyYmFnZQ=="})
     file.write_bytes(b"rubbish")

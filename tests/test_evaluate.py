@@ -64,13 +64,16 @@ def test_unreadable_pictures_are_an_error_or_counted(tmp_path, capsys):
         picture = encoded(np.full((80, 90, 3), len(name), np.uint8))
         (tmp_path / name / "1.png").write_bytes(picture)
     (tmp_path / "disc" / "2.jpg").write_bytes(b"rubbish")
+    (tmp_path / "disc" / "3.jpg").symlink_to(tmp_path / "gone.jpg")
     changes = {"dataset.source": "folder", "dataset.validation": str(tmp_path)}
     config = tiny_config(changes)
     with pytest.raises(PictureError, match=r"disc/2\.jpg: cannot be decoded"):
         evaluate([finished_run()], config)
     rates = evaluate([finished_run()], config, allow_unreadable=True)
     assert rates["images"] == 10
-    assert "disc/2.jpg cannot be decoded" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "disc/2.jpg: cannot be decoded: not a known picture format" in told
+    assert "disc/3.jpg: cannot be read: No such file or directory" in told
     (tmp_path / "nonsense").mkdir()
     (tmp_path / "nonsense" / "1.png").write_bytes(picture)
     with pytest.raises(InputError, match=r"dataset.validation: the class 'nonsense'"):

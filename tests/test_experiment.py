@@ -23,7 +23,7 @@ def test_the_configs_are_accepted(file):
         ("dataset.source", "folders", "did you mean 'folder'?"),
         ("augment.mean_at", "center", "did you mean 'centre'?"),
         ("network.response_range", "all", "allowed are tower, layer"),
-        ("batch_size", 0, "must be a number, 1 or more"),
+        ("batch_size", 0, "must be a whole number, 1 or more"),
         ("seed", -1, "0 or more and below 4294967296"),
         ("seed", 2**32, "below 4294967296"),
         ("epochs", float("nan"), "0 or more"),
@@ -35,7 +35,7 @@ def test_the_configs_are_accepted(file):
         ("network.conv1_stride", 0, "1 or more"),
         ("network.response_depth", 4, "must be odd"),
         ("network.kernels", (8,) * 4, "must be 5 numbers"),
-        ("network.kernels", (8, 8, 8, 8, "x"), "must be a number"),
+        ("network.kernels", (8, 8, 8, 8, "x"), "must be a whole number"),
         ("network.kernels", (8, 9, 8, 8, 8), "9 does not divide over network.towers=2"),
         ("network.stddevs", (-1.0,) * 8, "must be a number, 0 or more"),
         ("augment.crop", 73, "larger than the pictures, dataset.image_size=72"),
@@ -52,7 +52,9 @@ def test_the_configs_are_accepted(file):
         ("optimizer.drops", ((5.0, 0.1, 0.1), (2.0, 0.1, 0.1)), "after epoch 5"),
         ("optimizer.drops", ((1.0, -0.1, 0.1),), "must be 0 or more"),
         ("optimizer.drops", ((1.0, float("nan"), 0.1),), "must be 0 or more"),
-        ("network.units", (16.0, 16), "16.0 must be a whole number"),
+        ("augment.crop_chunk", 10**30, "below 2147483648"),
+        ("network.kernels", (1e300, 8, 8, 8, 8), "must be a whole number"),
+        ("network.units", (16.0, 16), "network.units=16.0: must be a whole number"),
         ("network.response_k", 0.0, "1e-06 or more"),
     ],
 )
@@ -82,6 +84,10 @@ def test_nothing_to_do_and_unknown_layers_are_refused():
     config = tiny_config()
     config.optimizer.layer_drops.conv9 = ((1.0, 0.0, 0.0),)
     with pytest.raises(InputError, match="layer_drops='conv9': allowed are conv1"):
+        experiment.check(config)
+    config = tiny_config()
+    config.optimizer.layer_drops.conv1 = 5
+    with pytest.raises(InputError, match=r"layer_drops.conv1=5: must be rows of"):
         experiment.check(config)
 
 

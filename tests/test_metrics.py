@@ -119,11 +119,15 @@ def test_lines_past_the_resumed_step_are_written_again(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("rest", ["", "{", '{"step": 60, "loss": 7.', '{"step": 60'])
-def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path, rest):
+CUT = [b"", b"{", b'{"step": 60, "loss": 7.', b'{"step": 60']
+DAMAGED = [b"\xff", b"5", b"null", b"{}", b'{"step": "60"}']
+
+
+@pytest.mark.parametrize("rest", CUT + DAMAGED)
+def test_a_line_that_is_cut_short_or_damaged_is_dropped(tmp_path, rest):
     path = tmp_path / "metrics.jsonl"
     write(path, 0, 20, 40)
-    path.write_text(path.read_text() + rest)
+    path.write_bytes(path.read_bytes() + rest)
     assert read_metrics(path) == lines(20, 40)
     write(path, 40, 60)
     assert read_metrics(path) == lines(20, 40, 60)

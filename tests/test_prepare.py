@@ -358,14 +358,16 @@ def test_odd_files(shared_data, tmp_path, capsys):
     source = tmp_path / "source"
     for name in ("a", "b"):
         shutil.copytree(shared_data / "edge-cases", source / "train" / name)
-    manifest = made(source, tmp_path / "out", encoding="raw", shards=26)
+    (source / "train" / "b" / "zz.JPEG").symlink_to(tmp_path / "gone")
+    manifest = made(source, tmp_path / "out", encoding="raw", shards=27)
     unreadable = (tmp_path / "out" / "unreadable.txt").read_text().splitlines()
-    bad = ("empty", "not_an_image", "truncated")
-    names = [f"train\ttrain/{c}/{b}.JPEG" for c in "ab" for b in bad]
-    assert [line.split(": cannot be decoded: ")[0] for line in unreadable] == names
-    counts = {"pictures": 26, "records": 20, "unreadable": 6, "classes": 2}
+    bad = ("empty", "not_an_image", "truncated", "zz")
+    names = [f"train\ttrain/{c}/{b}.JPEG" for c in "ab" for b in bad if c + b != "azz"]
+    assert [line.split(": cannot be ")[0] for line in unreadable] == names
+    counts = {"pictures": 27, "records": 20, "unreadable": 7, "classes": 2}
     assert manifest["splits"]["train"] == {**counts, "official": None}
-    assert "train: 6 pictures cannot be decoded" in capsys.readouterr().err
+    assert "train: 7 pictures cannot be decoded" in capsys.readouterr().err
+    (source / "train" / "b" / "zz.JPEG").unlink()
     originals = ClassFolders(source / "train", "")
     good = [r for r in originals if Path(r.name).stem not in bad]
     for original, record in zip(good, records(tmp_path / "out"), strict=True):

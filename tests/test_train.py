@@ -241,6 +241,19 @@ def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
     assert "3 pictures cannot be decoded and are left out" in capsys.readouterr().out
     assert math.isfinite(logged(workdir)[-1]["validation/loss"])
 
+    # The list of those tells of these pictures only.
+    rubbish_file, moved = folder / "a" / "empty.JPEG", tmp_path / "empty.JPEG"
+    rubbish_file.rename(moved)
+    with pytest.raises(InputError, match=r"unreadable.txt: .*empty.JPEG.*delete it"):
+        train(config, workdir)
+    for name in ("unreadable.txt", "statistics.npz"):
+        (workdir / name).unlink()
+    train(config, workdir)
+    assert len((workdir / "unreadable.txt").read_text().splitlines()) == 2
+    moved.rename(rubbish_file)
+    for name in ("unreadable.txt", "statistics.npz"):
+        (workdir / name).unlink()
+
     # What changes the stream of pictures is told of; the run could not go on exactly.
     (folder / "b" / "one_more.png").write_bytes(encoded(np.zeros((9, 9, 3), "u1")))
     with pytest.raises(InputError, match=r"has 31 pictures .* and had 30 "):

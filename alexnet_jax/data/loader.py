@@ -182,8 +182,8 @@ class _Whole:
         unreadable = np.full(count, -1, np.int32)
         there = np.arange(first, first + count) < len(self.source)
         for row in range(there.sum()):
-            picture = self.source[first + row]
             try:
+                picture = self.source[first + row]
                 pixels(picture, self.image_size, images[row])
                 labels[row] = picture[2]
             except PictureError:

@@ -54,8 +54,7 @@ def _ordinary_jpeg(data: bytes, out: np.ndarray | None) -> np.ndarray | None:
     Pillow has the same library beneath it and gives the same pixels, in 1.6 times the
     time (256 pixels, one core) and holding Python's lock for most of it.
     """
-    scan = data.find(b"\xff\xda")  # where the header ends
-    if not data.startswith(b"\xff\xd8\xff") or data.find(b"Exif\0\0", 0, scan) >= 0:
+    if not data.startswith(b"\xff\xd8\xff") or _may_have_exif(data):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -68,6 +67,18 @@ def _ordinary_jpeg(data: bytes, out: np.ndarray | None) -> np.ndarray | None:
         return out
     except ValueError:  # damaged; Pillow says how
         return None
+
+
+def _may_have_exif(jpeg: bytes) -> bool:
+    """Whether one of the segments before the picture itself is Exif's."""
+    at = 2
+    while jpeg[at : at + 1] == b"\xff":
+        if jpeg[at + 1 : at + 2] == b"\xda":  # here the picture begins
+            return False
+        if jpeg[at + 4 : at + 10] == b"Exif\0\0":
+            return True
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return True
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -106,10 +106,10 @@ def write(job: Job) -> Written:
         try:
             writer = ArrayRecordWriter(str(temporary), OPTIONS)
             for i in range(len(job.pictures)):
-                name, image, label = job.pictures[i]
-                name = name.removeprefix(job.below)
                 looked_at(1)
                 try:
+                    name, image, label = job.pictures[i]
+                    name = name.removeprefix(job.below)
                     data, seen = encode(
                         (name, image, label), job.image_size, job.encoding
                     )

@@ -41,10 +41,20 @@ class Statistics:
         """
         try:
             with open(path, "rb") as file, np.load(file) as arrays:
-                return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+                read = {f.name: arrays[f.name] for f in fields(cls)}
+            side = len(read["mean_image"])
+            for name, shape in zip(read, [(side, side, 3), (3,), (3, 3)], strict=True):
+                own = read[name]
+                numbers = own.shape == shape and own.dtype.kind == "f"
+                if not numbers or not np.isfinite(own).all():
+                    raise ValueError(f"{name} is not {shape} finite numbers")
+            return cls(**read)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; training writes it") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (
+            *(OSError, ValueError, TypeError, KeyError, EOFError),
+            zipfile.BadZipFile,
+        ) as error:
             raise InputError(
                 f"{path}: not a file of statistics ({error}); delete it and train again"
             ) from None

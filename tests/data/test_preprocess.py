@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from pictures import encoded
+from pictures import drawn, encoded
 from PIL import Image, ImageOps
 
 from alexnet_jax.data.preprocess import decode, pixels, square
@@ -116,6 +116,17 @@ def test_exif_orientation_is_honoured(orientation):
     exif[0x0112] = orientation
     decoded = decode(encoded(np.asarray(stored), "PNG", exif=exif), "x")
     np.testing.assert_array_equal(decoded, HALVES)
+
+
+def test_exif_behind_another_segment_is_honoured():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jpeg = encoded(drawn(3)[:40], "JPEG", exif=exif)
+    profile = b"a colour profile, with what elsewhere begins a picture: \xff\xda"
+    segment = b"\xff\xe2" + (2 + len(profile)).to_bytes(2, "big") + profile
+    with_profile = jpeg[:2] + segment + jpeg[2:]
+    np.testing.assert_array_equal(decode(with_profile, "x"), decode(jpeg, "x"))
+    assert decode(jpeg, "x").shape[1] == 40
 
 
 def test_square_is_the_central_one_resized():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pictures import Numbered, write_class_folders
@@ -106,3 +108,14 @@ def test_what_is_no_file_of_statistics(tmp_path, damage):
         np.savez(path, mean_image=np.zeros(3))
     with pytest.raises(InputError, match=r"statistics\.npz: [^\n]+$"):
         Statistics.load(path)
+
+
+@pytest.mark.parametrize("name", ["mean_image", "color_stddev", "color_axes"])
+def test_statistics_of_another_shape_or_not_finite(tmp_path, name):
+    path = tmp_path / "statistics.npz"
+    statistics = survey(Numbered(5), 40, workers=0, progress=False)[0]
+    own = getattr(statistics, name)
+    for wrong in (own[..., :2], own * np.nan, own.astype(str)):
+        replace(statistics, **{name: wrong}).save(path)
+        with pytest.raises(InputError, match=f"not a file of statistics .*{name}"):
+            Statistics.load(path)

@@ -190,7 +190,7 @@ def test_step_tells_speeds_limits_and_shares(capsys):
             ["step", "--config.mesh.tower=2"],
             "mesh.tower=2: benchmark step measures one",
         ),
-        (["step", "--config.batch_size=0"], "batch_size=0: must be a number, 1 or mo"),
+        (["step", "--config.batch_size=0"], "batch_size=0: must be a whole number, 1"),
         (["step", "--config.precision=half"], "allowed are float32, bfloat16"),
     ],
 )
