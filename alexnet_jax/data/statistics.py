@@ -9,6 +9,16 @@ import numpy as np
 
 from alexnet_jax.errors import InputError
 
+# What NumPy raises of a file that is something else.
+_NO_STATISTICS = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    ValueError,
+    TypeError,
+    KeyError,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
@@ -51,10 +61,7 @@ class Statistics:
             return cls(**read)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; training writes it") from None
-        except (
-            *(OSError, ValueError, TypeError, KeyError, EOFError),
-            zipfile.BadZipFile,
-        ) as error:
+        except _NO_STATISTICS as error:
             raise InputError(
                 f"{path}: not a file of statistics ({error}); delete it and train again"
             ) from None
