@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.data.parent import begin_worker
+from alexnet_jax.errors import InputError
 
 AHEAD = 2  # elements of a worker that wait for the reader
 
@@ -83,7 +84,7 @@ class Workers(Iterator[Any]):
 
         Raises:
             Exception: whatever a worker raised.
-            RuntimeError: a worker was killed.
+            InputError: a worker was killed.
         """
         if not self._workers:
             raise StopIteration
@@ -94,10 +95,10 @@ class Workers(Iterator[Any]):
             message = connection.recv()
         except (EOFError, ConnectionError):
             process.join()
-            raise RuntimeError(
-                f"a process that reads pictures ended (exit status {process.exitcode})"
-                ", as happens where memory is short; start again, perhaps with a lower "
-                "dataset.workers"
+            raise InputError(
+                f"dataset.workers={len(self._workers)}: one of these processes ended "
+                f"(exit status {process.exitcode}), as happens where memory is short; "
+                "start again, perhaps with fewer"
             ) from None
         if not isinstance(message, _Message):  # after which there is nothing more
             self.close()

@@ -13,7 +13,7 @@ import pytest
 
 from alexnet_jax.data.background import in_background
 from alexnet_jax.data.workers import empty
-from alexnet_jax.errors import PictureError
+from alexnet_jax.errors import InputError, PictureError
 
 READER = """
 import multiprocessing, time
@@ -112,7 +112,7 @@ def test_a_worker_that_was_killed_is_told_of():
         for child in multiprocessing.active_children():
             child.kill()
             child.join()
-        with pytest.raises(RuntimeError, match=r"exit status -9.*dataset\.workers"):
+        with pytest.raises(InputError, match=r"dataset\.workers=2: .*exit status -9"):
             [next(elements) for _ in range(100)]
 
 
