@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from apps import ROOT, refusal, run_app
@@ -147,3 +149,31 @@ def test_the_nearest_word_is_offered():
     assert cli.one_of("a", ("a", "b"), "key") == "a"
     with pytest.raises(ValueError, match=r"key='plateu': .*; did you mean 'plateau'\?"):
         cli.one_of("plateu", ("plateau", "epochs"), "key")
+
+
+def run_elsewhere(tmp_path, *command, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_a_config_is_found_wherever_one_stands(tmp_path):
+    helped = ["-m", "alexnet_jax.benchmark", f"--config={ROOT}/configs/paper.py"]
+    done = run_elsewhere(tmp_path, *helped, "nonsense", stdout=subprocess.DEVNULL)
+    assert done.stderr.startswith("error: benchmark='nonsense': allowed are step")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_is_one_line(tmp_path):
+    program = "from alexnet_jax import cli; cli.run(lambda _: print(1, flush=True))"
+    with Path("/dev/full").open("w") as full:
+        done = run_elsewhere(tmp_path, "-c", program, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: a disk: No space left on device\n")

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import functools
 import io
@@ -479,6 +480,19 @@ def test_tars_by_other_names(tmp_path):
     refused(
         lambda: made(tmp_path / "source", tmp_path / "out"), "ILSVRC2012_img_train.tar"
     )
+
+
+def test_too_many_open_files_are_no_damage(source, tmp_path, monkeypatch):
+    made(source, tmp_path / "out")
+    opened = records(tmp_path / "out")
+
+    def too_many(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", too_many)
+        refused(lambda: opened[0], "so many files open", "ulimit -n")
+    assert opened[0].label == 0
 
 
 def test_names_that_are_no_text(source, tmp_path):
