@@ -124,8 +124,8 @@ def from_safetensors(
     mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
     like = make_program(config, classes, mesh).state
     params = as_params(tensors, like.params, file)
-    for name in COMPANIONS:
-        if (workdir / name).exists() and name in {"config.json", *companions}:
+    for name in ("config.json", *companions):
+        if (workdir / name).exists():
             raise InputError(
                 f"--destination={workdir}: has a {name} already; give another folder"
             )

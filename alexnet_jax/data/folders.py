@@ -177,6 +177,5 @@ def _pictures_and_folders(
                 "(tar --dereference --hard-dereference)"
             )
         elif _is_picture(name):
-            member = Member(whole, str(path), info.offset_data, info.size)
-            pictures.append((folder, member))
+            pictures.append((folder, Member.of(whole, path, info)))
     return sorted(pictures), folders

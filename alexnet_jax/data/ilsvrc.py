@@ -22,7 +22,6 @@ import enum
 import importlib.resources
 import itertools
 import re
-import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -146,14 +145,10 @@ def _patched(members: Sequence[Member], tar: Path, word: str) -> Sequence[Member
     for info in walk(tar, given, wanted):
         place = PurePosixPath(info.name)
         if info.isreg() and place.parent.name in better:
-            better[place.parent.name][place.name] = _member(tar, info.name, info)
+            better[place.parent.name][place.name] = Member.of(info.name, tar, info)
     if not any(better.values()):
         raise InputError(f"{given}: holds no pictures; {wanted}")
     return [better[word].get(m.name.rpartition("/")[2], m) for m in members]
-
-
-def _member(tar: Path, name: str, info: tarfile.TarInfo) -> Member:
-    return Member(name, str(tar), info.offset_data, info.size)
 
 
 def _class_tars(
@@ -177,7 +172,7 @@ def _class_tars(
         for info in walk(path, where, wanted, inner.offset_data, stop):
             if info.isreg():
                 inside = f"{name}/{PurePosixPath(info.name).name}"
-                found.append((label_of[name], _member(path, inside, info)))
+                found.append((label_of[name], Member.of(inside, path, info)))
     if not found:
         raise InputError(f"{given}: holds no pictures; {wanted}")
     found.sort()
@@ -196,7 +191,7 @@ def _numbered(stem: str, path: Path, labelled: int) -> list[Member]:
     for info in walk(path, given, wanted):
         if info.isreg():
             name = PurePosixPath(info.name).name
-            found.append((name, _member(path, name, info)))
+            found.append((name, Member.of(name, path, info)))
         elif not info.isdir():
             raise InputError(f"{given}: holds {info.name!r}; {wanted}")
     return _by_number(stem, found, labelled, given, wanted)

@@ -3,7 +3,6 @@
 import bisect
 import errno
 import functools
-import os
 import resource
 from itertools import accumulate
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data import index, prepared, shards
+from alexnet_jax.data.descriptors import Descriptors
 from alexnet_jax.data.record import Record, Subset, Unread
 from alexnet_jax.errors import InputError
 
@@ -34,7 +34,7 @@ class Indexed:
         Raises:
             InputError: no such split, or a shard is not there or damaged.
         """
-        self._open: dict[Path, int] = {}  # descriptors
+        self._descriptors = Descriptors()
         given = f"{key}={directory!r}"
         folder, manifest = Path(directory), prepared.read_manifest(directory)
         assert manifest is not None
@@ -57,18 +57,11 @@ class Indexed:
             if f"-{split}.array_record-" in file
         }
         self._files = list(written)
+        _allow_open_files(len(self._files))
         self._starts = [0, *accumulate(shard["records"] for shard in written.values())]
         entries = [_entries(file, shard) for file, shard in written.items()]
         self._entries = np.concatenate(entries)
         self._checked = np.zeros(len(self), bool)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A worker opens files of its own."""
-        return self.__dict__ | {"_open": {}}
-
-    def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -92,7 +85,7 @@ class Indexed:
     def _read(self, i: int, at: int, expected: int, out: memoryview) -> None:
         file = self._files[bisect.bisect_right(self._starts, i) - 1]
         try:
-            whole = index.read(self._opened(file), at, out)
+            whole = index.read(self._descriptors.of(file), at, out)
         except OSError as error:
             if error.errno == errno.EMFILE:
                 raise InputError(
@@ -104,14 +97,6 @@ class Indexed:
             whole = self._checked[i] = index.hash_of(out) == expected
         if not whole:
             raise _damaged(file, f"{self._split}[{i}] is not what it was")
-
-    def _opened(self, file: Path) -> int:
-        if file not in self._open:
-            _allow_open_files(len(self._files))
-            descriptor = os.open(file, os.O_RDONLY)
-            if self._open.setdefault(file, descriptor) != descriptor:
-                os.close(descriptor)  # another thread was faster
-        return self._open[file]
 
 
 def is_indexed(directory: str) -> bool:
@@ -140,7 +125,7 @@ def _entries(file: Path, shard: dict[str, Any]) -> np.ndarray:
 
 
 def _allow_open_files(count: int) -> None:
-    """Lets this process have so many files open beside its others."""
+    """Lets this process, and those it starts, have so many more files open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 1024
     if hard != resource.RLIM_INFINITY:

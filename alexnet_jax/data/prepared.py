@@ -113,7 +113,9 @@ def classes_of(folder: str | Path) -> tuple[str, ...]:
     Raises:
         InputError: they are not what they were.
     """
-    _require_whole(folder, CLASSES)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    _require_whole(folder, CLASSES, manifest)
     return tuple(read_names(Path(folder) / CLASSES))
 
 
@@ -126,12 +128,11 @@ def statistics_of(folder: str | Path) -> Path | None:
     manifest = read_manifest(folder)
     if manifest is None or STATISTICS not in manifest["files"]:
         return None
-    _require_whole(folder, STATISTICS)
+    _require_whole(folder, STATISTICS, manifest)
     return Path(folder) / STATISTICS
 
 
-def _require_whole(folder: str | Path, name: str) -> None:
-    path, manifest = Path(folder) / name, read_manifest(folder)
-    assert manifest is not None
+def _require_whole(folder: str | Path, name: str, manifest: dict[str, Any]) -> None:
+    path = Path(folder) / name
     if not path.is_file() or sha256(path) != manifest["files"][name]:
         raise InputError(f"{path}: damaged, not what it was; {AGAIN}")

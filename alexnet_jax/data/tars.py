@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data.descriptors import Descriptors
 from alexnet_jax.data.record import Record
 from alexnet_jax.errors import InputError
 
@@ -26,6 +27,11 @@ class Member(NamedTuple):
     tar: str
     offset: int  # of its first byte, from the start of the file
     size: int  # bytes
+
+    @classmethod
+    def of(cls, name: str, tar: str | Path, info: tarfile.TarInfo) -> "Member":
+        """A member that `walk` gave, by a name of one's own."""
+        return cls(name, str(tar), info.offset_data, info.size)
 
 
 def walk(
@@ -94,7 +100,7 @@ class TarPictures:
         self.names = [member.name for member in members]
         self._spans = np.array(spans).reshape(-1, 3)
         self._labels = np.array(labels)
-        self._files: dict[int, int] = {}  # descriptors
+        self._files = Descriptors()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -114,7 +120,7 @@ class TarPictures:
         number, offset, size = self._spans[i].tolist()
         # pread keeps no position, so that threads share the one descriptor.
         try:
-            data = os.pread(self._opened(number), size, offset)
+            data = os.pread(self._files.of(self._tars[number]), size, offset)
         except OSError as error:
             raise InputError(
                 f"{self._tars[number]}: cannot be read: {error.strerror}"
@@ -124,17 +130,3 @@ class TarPictures:
                 data = gzip.decompress(data)
         name = f"{self._tars[number]}:{self.names[i]}"
         return Record(name, data, int(self._labels[i]))
-
-    def _opened(self, number: int) -> int:
-        if number not in self._files:
-            descriptor = os.open(self._tars[number], os.O_RDONLY)
-            if self._files.setdefault(number, descriptor) != descriptor:
-                os.close(descriptor)  # another thread was faster
-        return self._files[number]
-
-    def __getstate__(self):
-        return self.__dict__ | {"_files": {}}
-
-    def __del__(self):
-        for descriptor in self.__dict__.get("_files", {}).values():
-            os.close(descriptor)

@@ -155,7 +155,8 @@ def prepare(
     train_step = program.compile()
     compile_seconds = perf_counter() - start
     rates = experiment.make_schedule(config).rates(0, LAYERS)
-    rates = SeldomChanging(experiment.make_mesh(config)).there(rates)
+    mesh = experiment.make_mesh(config)
+    rates = SeldomChanging(mesh).there(rates)
     held = [program.initialise()]  # each state is used up by the next update
 
     def update() -> jax.Array:
@@ -171,9 +172,7 @@ def prepare(
         peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes
         peak += plan.output_size_in_bytes - plan.alias_size_in_bytes
 
-    probabilities = experiment.make_probabilities(
-        config, program.network, experiment.make_mesh(config)
-    )
+    probabilities = experiment.make_probabilities(config, program.network, mesh)
     params = program.initialise().params
     ours = Ours(
         train=clock.on_device(update),
