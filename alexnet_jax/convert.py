@@ -21,9 +21,9 @@ from safetensors.numpy import save
 
 from alexnet_jax import cli, experiment, parallel, runs
 from alexnet_jax.checkpoint import Checkpoints, holds_any
+from alexnet_jax.data.files import locked
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
-from alexnet_jax.lock import locked
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.program import make_program
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from alexnet_jax import (
     cli,
-    compilation,
+    device,
     experiment,
     inference,
     parallel,
@@ -116,7 +116,7 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> None:
         """Prints the rates, for people and then as one JSON object."""
         cli.no_more_arguments(argv)
-        compilation.keep()
+        device.keep()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
             rates = evaluate(
                 cli.work_directories(CHECKPOINT.value),

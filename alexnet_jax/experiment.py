@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import compilation, inference, parallel
+from alexnet_jax import device, inference, parallel
 from alexnet_jax.cli import flat, one_of
 from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.statistics import Statistics
@@ -82,9 +82,7 @@ def make_probabilities(
 ) -> jax.stages.Wrapped:
     """`inference.make_probabilities` of a config's network, compiled."""
     crop, mean_at = config.augment.crop, config.augment.mean_at
-    return compilation.jit(
-        inference.make_probabilities(network, mesh, crop, views, mean_at)
-    )
+    return device.jit(inference.make_probabilities(network, mesh, crop, views, mean_at))
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> Plateau | EpochSchedule:

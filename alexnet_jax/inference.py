@@ -17,7 +17,7 @@ class Model(NamedTuple):
     """One network ready to answer.
 
     Attributes:
-        probabilities: what `make_probabilities` gives, compiled by `compilation.jit`.
+        probabilities: what `make_probabilities` gives, compiled by `device.jit`.
         params: {layer: {'kernel', 'bias'}}.
         mean_image: float32 (S, S, 3), of the pictures it was trained on.
     """

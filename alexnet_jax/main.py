@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from alexnet_jax import cli, compilation, processes
+from alexnet_jax import cli, device, processes
 from alexnet_jax.train import train
 
 if __name__ == "__main__":
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> int:
         """Trains as the flags say."""
         cli.no_more_arguments(argv)
-        compilation.keep()
+        device.keep()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
             workdir = cli.path(WORKDIR.value, "--workdir")
             stopped_by = train(CONFIG.value, workdir, PROFILE.value)

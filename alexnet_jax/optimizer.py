@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax.compilation import on_cpu
+from alexnet_jax.device import on_cpu
 
 # A rate for every kernel and bias: {'conv1': {'kernel': 0.01, 'bias': 0.02}, …}.
 Rates = Mapping[str, Mapping[str, float]]

@@ -10,9 +10,9 @@ import numpy as np
 from alexnet_jax import processes
 from alexnet_jax.cli import say
 from alexnet_jax.data import prepared
-from alexnet_jax.data.names import read_names, write_names
+from alexnet_jax.data.files import read_lines, write_lines
+from alexnet_jax.data.images import Source, Subset
 from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.record import Source, Subset
 from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.survey import survey
@@ -88,7 +88,7 @@ def surveyed(
             statistics, unreadable = survey(
                 source, size, workers=config.dataset.workers, progress=True
             )
-        write_names(listed, (f"{i}\t{why}" for i, why in unreadable))
+        write_lines(listed, (f"{i}\t{why}" for i, why in unreadable))
         statistics.save(kept)
     processes.meet("statistics.npz")
     statistics = Statistics.load(kept)
@@ -97,7 +97,7 @@ def surveyed(
             f"{kept}: of pictures of {statistics.mean_image.shape[0]} pixels, not "
             f"dataset.image_size={size}; delete it, to look at the pictures again"
         )
-    lines = read_names(listed) if listed.exists() else []
+    lines = read_lines(listed) if listed.exists() else []
     if not lines:
         return source, statistics
     say(f"{len(lines)} pictures cannot be decoded and are left out: {listed}")
@@ -134,5 +134,5 @@ def why_unreadable(source: Source, i: int) -> str:
 
 def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
     """Writes why each of these pictures cannot be decoded, a line each."""
-    write_names(path, (f"{i}\t{why_unreadable(source, i)}" for i in indices))
+    write_lines(path, (f"{i}\t{why_unreadable(source, i)}" for i in indices))
     say(f"{len(indices)} pictures cannot be decoded and are left out: {path}")

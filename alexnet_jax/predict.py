@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, compilation, inference, parallel, runs
+from alexnet_jax import cli, device, inference, parallel, runs
 from alexnet_jax.data.folders import pictures_below
 from alexnet_jax.data.preprocess import decode, square
 from alexnet_jax.errors import InputError, PictureError
@@ -148,7 +148,7 @@ if __name__ == "__main__":
 
     def main(argv: Sequence[str]) -> int:
         """Prints the classes of every picture; status 1 if one could not be read."""
-        compilation.keep()
+        device.keep()
         unreadable = False
         for answer in predict(
             cli.work_directories(CHECKPOINT.value),

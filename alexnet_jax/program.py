@@ -9,7 +9,7 @@ import ml_collections
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import compilation, parallel
+from alexnet_jax import device, parallel
 from alexnet_jax.experiment import make_network
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_with_decay
@@ -67,8 +67,8 @@ def make_program(
     batch = batch_shapes(config.batch_size, size)
     return Program(
         network=network,
-        initialise=compilation.jit(initialise, out_shardings=shardings),
-        train_step=compilation.jit(
+        initialise=device.jit(initialise, out_shardings=shardings),
+        train_step=device.jit(
             make_train_step(
                 network,
                 optimizer,

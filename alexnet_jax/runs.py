@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from alexnet_jax import parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.cli import flat, load_config, save_config
-from alexnet_jax.data.names import read_names, write_names
+from alexnet_jax.data.files import read_lines, write_lines
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.experiment import check, make_network, make_probabilities, updates
@@ -100,7 +100,7 @@ def settle_classes(
                 "them, or give another --workdir"
             )
     if processes.first():
-        write_names(path, classes)
+        write_lines(path, classes)
 
 
 def read_classes(path: Path) -> list[str]:
@@ -110,7 +110,7 @@ def read_classes(path: Path) -> list[str]:
         InputError: it cannot be read.
     """
     try:
-        return read_names(path)
+        return read_lines(path)
     except OSError:
         raise InputError(
             f"{path}: no such file; it has a class name a line, in label order: write "

@@ -21,16 +21,16 @@ from alexnet_jax import (
     processes,
     runs,
 )
+from alexnet_jax.benchmark import limits, work
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
+from alexnet_jax.data.files import locked
 from alexnet_jax.data.loader import evaluation_batches, training_batches
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.feed import Feed, SeldomChanging
 from alexnet_jax.inference import Model
-from alexnet_jax.lock import locked
-from alexnet_jax.measure import limits, work
 from alexnet_jax.metrics import MetricsFile
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.optimizer import Plateau, Rates

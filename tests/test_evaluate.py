@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 from apps import refusal, run_app
-from data.pictures import encoded
+from pictures import encoded
 from runs import copy_of_finished_run, finished_run, logged, tiny_config
 
 from alexnet_jax.errors import InputError, PictureError

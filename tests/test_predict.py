@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from apps import refusal, run_app
-from data.pictures import encoded
+from pictures import encoded
 from runs import finished_run, tiny_config, weights
 
 from alexnet_jax import experiment

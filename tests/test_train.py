@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps import start_app
-from data.pictures import encoded, write_class_folders
+from pictures import encoded, write_class_folders
 from runs import (
     assert_same_weights,
     contents,
@@ -23,8 +23,8 @@ from runs import (
 
 from alexnet_jax import metrics
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.files import locked
 from alexnet_jax.errors import InputError, NonFiniteError
-from alexnet_jax.lock import locked
 from alexnet_jax.stop import stop_signal
 from alexnet_jax.train import train
 
@@ -133,7 +133,7 @@ def test_two_runs_at_once_are_refused_and_one_after_the_other_is_not(tmp_path):
     before = contents(workdir)
     with (
         locked(workdir, "--workdir", "run"),
-        pytest.raises(InputError, match=r"--workdir='.*/run': another run is at work"),
+        pytest.raises(InputError, match=r"--workdir='.*/run': another run is using it"),
     ):
         train(tiny_config(), workdir)
     assert contents(workdir) == before

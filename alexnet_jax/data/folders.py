@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data.record import Record
+from alexnet_jax.data.images import Record
 from alexnet_jax.data.tars import Member, TarPictures, walk
 from alexnet_jax.errors import InputError, PictureError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data import index, prepared, shards
+from alexnet_jax.data import files, index, prepared
 from alexnet_jax.data.descriptors import Descriptors
-from alexnet_jax.data.record import Record, Subset, Unread
+from alexnet_jax.data.images import Record, Subset, Unread
 from alexnet_jax.errors import InputError
 
 
@@ -117,7 +117,7 @@ def _entries(file: Path, shard: dict[str, Any]) -> np.ndarray:
     try:
         if file.stat().st_size != shard["bytes"]:
             raise _damaged(file, f"not of {shard['bytes']:,} bytes")
-        if shards.sha256(index_file) != shard["index"]:
+        if files.sha256(index_file) != shard["index"]:
             raise _damaged(index_file, "not what it was")
         return np.load(index_file)
     except OSError as error:

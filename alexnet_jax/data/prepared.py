@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.data.names import read_names
-from alexnet_jax.data.shards import sha256
+from alexnet_jax.data.files import read_lines, sha256
 from alexnet_jax.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -116,7 +115,7 @@ def classes_of(folder: str | Path) -> tuple[str, ...]:
     manifest = read_manifest(folder)
     assert manifest is not None
     _require_whole(folder, CLASSES, manifest)
-    return tuple(read_names(Path(folder) / CLASSES))
+    return tuple(read_lines(Path(folder) / CLASSES))
 
 
 def statistics_of(folder: str | Path) -> Path | None:

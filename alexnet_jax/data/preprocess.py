@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from alexnet_jax.data.record import Stored, Unread
+from alexnet_jax.data.images import Stored, Unread
 from alexnet_jax.errors import PictureError
 
 

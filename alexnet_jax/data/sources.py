@@ -11,8 +11,8 @@ from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.ilsvrc import open_folder
+from alexnet_jax.data.images import Record, Source
 from alexnet_jax.data.indexed import Indexed, is_indexed
-from alexnet_jax.data.record import Record, Source
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.errors import InputError
 

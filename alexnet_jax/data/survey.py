@@ -8,8 +8,8 @@ import grain
 from tqdm import tqdm
 
 from alexnet_jax.data.background import in_background
+from alexnet_jax.data.images import Source
 from alexnet_jax.data.preprocess import pixels
-from alexnet_jax.data.record import Source
 from alexnet_jax.data.statistics import Statistics, Sums
 from alexnet_jax.errors import InputError, PictureError
 

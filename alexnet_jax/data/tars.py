@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data.descriptors import Descriptors
-from alexnet_jax.data.record import Record
+from alexnet_jax.data.images import Record
 from alexnet_jax.errors import InputError
 
 PADDING = 1 << 24  # bytes of zeros behind the last member, at most

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data import prepared
-from alexnet_jax.data.record import Record, Subset
+from alexnet_jax.data.images import Record, Subset
 from alexnet_jax.errors import InputError
 
 WANTED = "give a folder that `python -m alexnet_jax.prepare` or TFDS wrote"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import compilation
+from alexnet_jax import device
 
 Margin = tuple[int, int]  # of zeros, before and behind
 
@@ -29,7 +29,7 @@ def convolution(
     (2012 layer.py). For 224-pixel images and 11×11 kernels at stride 4 these are the
     three implied rows and columns that make 55×55.
 
-    On a CPU it is fast in programs of `compilation.jit`.
+    On a CPU it is fast in programs of `device.jit`.
 
     Args:
         x: (B, H, W, towers · C).
@@ -47,7 +47,7 @@ def convolution(
     margin = (padding, padding + overhang)
     convolve: Callable[..., jax.Array] = _convolution
     maps: Iterable[jax.Array] = jnp.split(x, towers, axis=-1)
-    if compilation.on_cpu():
+    if device.on_cpu():
         convolve, maps = _convolution_on_cpu, _towers_apart(x, towers)
     kernels = jnp.split(kernel, towers, axis=-1)
     outputs = [

@@ -6,7 +6,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from alexnet_jax.data import index
 from alexnet_jax.data.index import Mark
-from alexnet_jax.data.shards import OPTIONS
+from alexnet_jax.prepare.shards import OPTIONS
 
 
 def some_pictures() -> list[bytes]:

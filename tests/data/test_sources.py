@@ -13,7 +13,7 @@ from tensorflow_datasets.core import constants
 
 from alexnet_jax.data.folders import ClassFolders, ClassTar
 from alexnet_jax.data.generated import Generated
-from alexnet_jax.data.record import Subset
+from alexnet_jax.data.images import Subset
 from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.errors import InputError, PictureError
 

@@ -11,8 +11,8 @@ from compare import relative_difference
 from small import quick_jit, small_network, small_params, small_pixels
 from torch.nn import functional
 
+from alexnet_jax.benchmark import torch_peer
 from alexnet_jax.experiment import make_network
-from alexnet_jax.measure import torch_peer
 from alexnet_jax.network.alexnet import AlexNet
 from configs import paper, paper_2012_code
 

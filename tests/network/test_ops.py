@@ -11,7 +11,7 @@ from compare import relative_difference
 from small import quick_jit
 from torch.nn import functional
 
-from alexnet_jax import compilation
+from alexnet_jax import device
 from alexnet_jax.network import ops
 
 
@@ -88,7 +88,7 @@ GRIDS = {
 @pytest.fixture(params=[True, False], ids=["own gradient", "library's"])
 def way(request, monkeypatch):
     """Convolves in the way for CPUs, then in the way for all other devices."""
-    monkeypatch.setattr(compilation, "on_cpu", lambda: request.param)
+    monkeypatch.setattr(device, "on_cpu", lambda: request.param)
 
 
 @pytest.mark.usefixtures("way")
@@ -146,7 +146,7 @@ def test_convolutions_in_a_loop_have_the_axes_that_xla_is_fast_at():
         return jax.lax.map(lambda one: jax.grad(loss, (0, 1))(one, kernel), x)
 
     x, kernel = normal(3, 2, 9, 9, 4), normal(3, 3, 2, 6)
-    text = compilation.jit(gradients).lower(x, kernel).compile().as_text()
+    text = device.jit(gradients).lower(x, kernel).compile().as_text()
     axes = re.findall(r" convolution\(.*dim_labels=(\S+?),", text)
     assert len(axes) == 4  # both gradients of both towers
     assert set(axes) == {"b01f_01io->b01f"}

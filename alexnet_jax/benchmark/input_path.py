@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 
 from alexnet_jax import experiment, pictures
+from alexnet_jax.benchmark import input_limit, torch_loader
+from alexnet_jax.data.images import Stored
 from alexnet_jax.data.loader import training_batches
-from alexnet_jax.data.record import Stored
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.measure import input_limit, torch_loader
 
 ROUNDS = 3
 SAMPLE = 1000  # pictures that the limit and PyTorch are measured on

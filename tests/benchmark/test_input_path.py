@@ -7,10 +7,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 from apps import refusal, run_app
-from data.pictures import encoded, write_class_folders
+from pictures import encoded, write_class_folders
 from runs import TINY
 
-from alexnet_jax.measure import input_limit, torch_loader
+from alexnet_jax.benchmark import input_limit, torch_loader
 
 
 def test_the_app_prints_a_table_and_its_figures(tmp_path):

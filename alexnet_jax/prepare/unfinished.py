@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data.shards import UNFINISHED, Written, to_disk
+from alexnet_jax.data.files import UNFINISHED, flush
 from alexnet_jax.data.statistics import Sums
+from alexnet_jax.prepare.shards import Written
 
 
 @dataclass
@@ -53,11 +54,11 @@ class Unfinished:
                     image=self.sums.image,
                     products=self.sums.products,
                 )
-            to_disk(temporary)
+            flush(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        to_disk(path.parent)
+        flush(path.parent)
 
     @classmethod
     def load(cls, path: Path) -> "Unfinished | None":

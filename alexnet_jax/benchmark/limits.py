@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import compilation
-from alexnet_jax.measure import clock
+from alexnet_jax import device
+from alexnet_jax.benchmark import clock
 
 RUNS = ("matrix product", "memory")
 COPIED_BYTES = 256 << 20  # several times what any cache holds
@@ -32,12 +32,12 @@ class Limits(NamedTuple):
 
 def product_side() -> int:
     """Side of the large matrices: large enough for the device, and soon done."""
-    return 3072 if compilation.on_cpu() else 8192
+    return 3072 if device.on_cpu() else 8192
 
 
 def _product() -> Callable[[jax.Array, jax.Array], jax.Array]:
     """A matrix product; transposed, XLA for CPUs has the faster library do it."""
-    return compilation.jit(lambda x, y: x.T @ y)
+    return device.jit(lambda x, y: x.T @ y)
 
 
 def make_runs(dtype: Any) -> dict[str, Callable[[int], None]]:
@@ -74,7 +74,7 @@ def product_flops(mesh: Mesh, dtype: Any) -> float:
         mesh: the devices.
         dtype: of the matrices.
     """
-    on_cpu = compilation.on_cpu()
+    on_cpu = device.on_cpu()
     side = 1536 if on_cpu else product_side()  # an eighth of the work
     matrix, product = jnp.ones((side, side), dtype), _product()
     run = clock.on_device(lambda: product(matrix, matrix))

@@ -10,7 +10,7 @@ from apps import ROOT
 from jax.experimental.compilation_cache import compilation_cache
 from runs import CACHE, tiny_flags
 
-from alexnet_jax import compilation
+from alexnet_jax import device
 
 DIRECTORY = "jax_compilation_cache_dir"
 
@@ -33,13 +33,13 @@ def compile_something(number: float) -> None:
 @pytest.mark.usefixtures("no_directory")
 def test_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compilation.keep()
+    device.keep()
     compile_something(20.12)
     kept = list(tmp_path.glob("alexnet_jax/jit__lambda*"))
     assert len(kept) == 1
 
     compilation_cache.reset_cache()  # a new start
-    compilation.always()
+    device.always()
     compile_something(20.13)
     assert list(tmp_path.glob("alexnet_jax/jit__lambda*")) == kept
 
@@ -48,7 +48,7 @@ def test_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypatch):
 def test_without_xdg_they_are_kept_below_the_home(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    compilation.keep()
+    device.keep()
     assert jax.config.jax_compilation_cache_dir == f"{tmp_path}/.cache/alexnet_jax"
 
 
@@ -58,14 +58,14 @@ def test_where_nothing_can_be_kept_nothing_is(caches, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", caches.format(tmp_path))
-    compilation.keep()
+    device.keep()
     assert jax.config.jax_compilation_cache_dir is None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_jaxs_own_setting_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compilation.keep()
+    device.keep()
     assert jax.config.jax_compilation_cache_dir == CACHE[DIRECTORY]
     assert not list(tmp_path.iterdir())
 

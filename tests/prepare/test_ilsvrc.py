@@ -17,14 +17,9 @@ from pictures import (
 )
 from scipy.io import savemat
 
-from alexnet_jax.data.ilsvrc import (
-    Split,
-    official_classes,
-    open_folder,
-    open_tar,
-    tars_in,
-)
+from alexnet_jax.data.ilsvrc import Split, official_classes, open_folder
 from alexnet_jax.errors import InputError
+from alexnet_jax.prepare.ilsvrc import open_tar, tars_in
 
 TENCH, GOLDFISH, SHARK = "n01440764", "n01443537", "n01484850"
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -11,10 +11,10 @@ import ml_collections
 import numpy as np
 import optax
 
-from alexnet_jax import compilation
-from alexnet_jax.measure import clock
-from alexnet_jax.measure.limits import Limits
-from alexnet_jax.measure.work import Layer, layers_of
+from alexnet_jax import device
+from alexnet_jax.benchmark import clock
+from alexnet_jax.benchmark.limits import Limits
+from alexnet_jax.benchmark.work import Layer, layers_of
 from alexnet_jax.network.alexnet import AlexNet, Convolution
 from alexnet_jax.network.ops import (
     convolution,
@@ -87,9 +87,9 @@ def _run(operation: Operation) -> Callable[[int], None]:
     first, *others = _filled(operation.arguments)
     if not operation.in_place:
         return clock.on_device(
-            functools.partial(compilation.jit(operation.function), first, *others)
+            functools.partial(device.jit(operation.function), first, *others)
         )
-    function, held = compilation.jit(operation.function, donate_argnums=0), [first]
+    function, held = device.jit(operation.function, donate_argnums=0), [first]
 
     def again() -> Any:
         held[0] = function(held[0], *others)

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from small import quick_jit
 
-from alexnet_jax.measure.program_text import (
+from alexnet_jax.benchmark.program_text import (
     Collective,
     device_groups,
     read_collectives,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from apps import refusal, run_app, start_app
-from data.pictures import (
+from pictures import (
     class_tars,
     drawn,
     encoded,
@@ -26,20 +26,21 @@ from PIL import Image
 from runs import contents, tiny_config
 
 from alexnet_jax import pictures
-from alexnet_jax.data import crew, prepared, shards
+from alexnet_jax.data import prepared
+from alexnet_jax.data.files import read_lines
 from alexnet_jax.data.folders import ClassFolders
 from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.indexed import Indexed
-from alexnet_jax.data.names import read_names
-from alexnet_jax.data.preparation import Wish
 from alexnet_jax.data.preprocess import pixels
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.survey import survey
 from alexnet_jax.data.tfds import Tfds
-from alexnet_jax.data.unfinished import Unfinished
 from alexnet_jax.errors import InputError
-from alexnet_jax.prepare import prepare
+from alexnet_jax.prepare import crew, shards
+from alexnet_jax.prepare.__main__ import prepare
+from alexnet_jax.prepare.preparation import Wish
+from alexnet_jax.prepare.unfinished import Unfinished
 
 SIZE = 32
 CLASSES = ("bird", "cat", "dog")
@@ -501,7 +502,7 @@ def test_names_that_are_no_text(source, tmp_path):
     (source / "train" / "cat" / f"broken {bad}").write_bytes(b"no picture")
     manifest = made(source, tmp_path / "out")
     assert manifest["splits"]["train"]["unreadable"] == 1
-    (line,) = read_names(tmp_path / "out" / "unreadable.txt")
+    (line,) = read_lines(tmp_path / "out" / "unreadable.txt")
     assert line.startswith(f"train\ttrain/cat/broken {bad}: cannot be decoded")
     (source / "train" / os.fsdecode(b"\xe9")).mkdir()
     shutil.copy(source / "train" / "cat" / bad, source / "train" / os.fsdecode(b"\xe9"))
@@ -612,7 +613,7 @@ def test_two_at_once(source, tmp_path):
     out.mkdir()
     descriptor = os.open(out, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    refused(lambda: made(source, out), out, "another `prepare` is at work")
+    refused(lambda: made(source, out), out, "another `prepare` is using it")
     os.close(descriptor)
     made(source, out)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli, compilation
+from alexnet_jax import cli, device
+from alexnet_jax.benchmark import collectives, input_path, step
 from alexnet_jax.errors import InputError
-from alexnet_jax.measure import collectives, input_path, step
 
 PAPER = Path(__file__).parents[1] / "configs" / "paper.py"
 
@@ -41,7 +41,7 @@ if __name__ == "__main__":
         if len(argv) < 2:
             raise InputError(f"say what to measure: {', '.join(MEASUREMENTS)}")
         cli.no_more_arguments(argv[1:])
-        compilation.always()
+        device.always()
         measure = MEASUREMENTS[cli.one_of(argv[1], list(MEASUREMENTS), "benchmark")]
         print(json.dumps(measure(CONFIG.value)))
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from alexnet_jax.data.images import Stored
 from alexnet_jax.data.preprocess import decode, pixels, square
-from alexnet_jax.data.record import Stored
 
 ENCODINGS = ("jpeg", "raw")
 QUALITY = 95

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.data import prepared, records, shards
+from alexnet_jax.data import files, prepared
+from alexnet_jax.data.files import write_lines
 from alexnet_jax.data.ilsvrc import Split
-from alexnet_jax.data.names import write_names
-from alexnet_jax.data.originals import Originals
-from alexnet_jax.data.shards import Shard
-from alexnet_jax.data.unfinished import Unfinished
 from alexnet_jax.errors import InputError
+from alexnet_jax.prepare import records
+from alexnet_jax.prepare.originals import Originals
+from alexnet_jax.prepare.shards import Shard
+from alexnet_jax.prepare.unfinished import Unfinished
 
 Entry = dict[str, Any]  # of Unfinished.written
 
@@ -47,8 +48,8 @@ def write_catalogue(
         for entry in entries
         for why in entry["unreadable"]
     )
-    write_names(folder / prepared.CLASSES, originals.classes)
-    write_names(folder / prepared.UNREADABLE, unreadable)
+    write_lines(folder / prepared.CLASSES, originals.classes)
+    write_lines(folder / prepared.UNREADABLE, unreadable)
     names = [prepared.CLASSES, prepared.UNREADABLE]
     if Split.TRAIN in written:
         state.sums.statistics().save(folder / prepared.STATISTICS)
@@ -58,7 +59,7 @@ def write_catalogue(
         "dataset": originals.dataset,
         "settings": settings,
         "splits": counts,
-        "files": {name: shards.sha256(folder / name) for name in names},
+        "files": {name: files.sha256(folder / name) for name in names},
         "shards": {
             shard.file: {
                 key: value
@@ -68,12 +69,12 @@ def write_catalogue(
             for shard in planned
         },
     }
-    temporary = folder / f"{prepared.MANIFEST}{shards.UNFINISHED}"
+    temporary = folder / f"{prepared.MANIFEST}{files.UNFINISHED}"
     temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     for name in (*names, temporary.name):
-        shards.to_disk(folder / name)
+        files.flush(folder / name)
     os.replace(temporary, folder / prepared.MANIFEST)
-    shards.to_disk(folder)
+    files.flush(folder)
 
 
 def _count(split: Split, entries: list[Entry], originals: Originals) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from apps import refusal
 from compare import relative_difference
 from runs import tiny_config
 
+from alexnet_jax.benchmark import clock, limits, operations, step, torch_peer, work
+from alexnet_jax.benchmark.torch_peer import MODES
 from alexnet_jax.experiment import make_mesh
-from alexnet_jax.measure import clock, limits, operations, step, torch_peer, work
-from alexnet_jax.measure.torch_peer import MODES
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.program import make_program
 

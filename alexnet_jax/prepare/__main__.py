@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 from alexnet_jax import cli
 from alexnet_jax.cli import say
+from alexnet_jax.data.files import locked
 from alexnet_jax.data.ilsvrc import CLASSES, Split
-from alexnet_jax.data.originals import Originals, open_originals
-from alexnet_jax.data.preparation import Preparation, Wish, gigabytes
 from alexnet_jax.data.prepared import UNREADABLE
-from alexnet_jax.data.records import ENCODINGS
 from alexnet_jax.errors import InputError
-from alexnet_jax.lock import locked
+from alexnet_jax.prepare.originals import Originals, open_originals
+from alexnet_jax.prepare.preparation import Preparation, Wish, gigabytes
+from alexnet_jax.prepare.records import ENCODINGS
 
 
 def prepare(wish: Wish, splits: Sequence[Split] = ()) -> None:

@@ -10,11 +10,11 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax import experiment
+from alexnet_jax.benchmark import clock, elsewhere, limits, operations, torch_peer, work
+from alexnet_jax.benchmark.clock import Times
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
 from alexnet_jax.feed import SeldomChanging
-from alexnet_jax.measure import clock, elsewhere, limits, operations, torch_peer, work
-from alexnet_jax.measure.clock import Times
 from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.program import Program, make_program
 from alexnet_jax.step import training_pixels

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.measure.clock import Times
+from alexnet_jax.benchmark.clock import Times
 from alexnet_jax.network.alexnet import AlexNet
 
 

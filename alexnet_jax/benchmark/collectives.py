@@ -10,8 +10,8 @@ import jax
 import ml_collections
 
 from alexnet_jax import experiment
+from alexnet_jax.benchmark.program_text import Collective, read_collectives
 from alexnet_jax.data.ilsvrc import CLASSES
-from alexnet_jax.measure.program_text import Collective, read_collectives
 from alexnet_jax.program import make_program
 
 PAPERS_FLOATS = 58_624  # between the GPUs for an image, forward, by §3.5

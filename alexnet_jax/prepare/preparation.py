@@ -16,13 +16,14 @@ from typing import Any
 
 import PIL
 
-from alexnet_jax.data import crew, index, prepared, records, shards
-from alexnet_jax.data.catalogue import write_catalogue
-from alexnet_jax.data.originals import Originals
-from alexnet_jax.data.shards import DiskError, Job, Shard
+from alexnet_jax.data import files, index, prepared
 from alexnet_jax.data.statistics import Sums
-from alexnet_jax.data.unfinished import Unfinished
 from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.prepare import crew, records, shards
+from alexnet_jax.prepare.catalogue import write_catalogue
+from alexnet_jax.prepare.originals import Originals
+from alexnet_jax.prepare.shards import DiskError, Job, Shard
+from alexnet_jax.prepare.unfinished import Unfinished
 
 KEY = "--destination"
 SAMPLE = 100  # pictures whose JPEGs are measured before all are made
@@ -116,7 +117,7 @@ class Preparation:
                     f"{KEY}={str(self._folder)!r}: {name} in it is damaged; empty the "
                     "folder to begin anew"
                 )
-            if not name.startswith(".") and not name.endswith(shards.UNFINISHED):
+            if not name.startswith(".") and not name.endswith(files.UNFINISHED):
                 raise InputError(
                     f"{KEY}={str(self._folder)!r}: holds {name!r}, and is no folder "
                     "that `prepare` began; give an empty or a new one"
@@ -139,7 +140,7 @@ class Preparation:
         """The first file beside the shards that is not what it was."""
         for name, checksum in manifest["files"].items():
             path = self._folder / name
-            if not path.is_file() or shards.sha256(path) != checksum:
+            if not path.is_file() or files.sha256(path) != checksum:
                 return name
         return ""
 
@@ -208,7 +209,7 @@ class Preparation:
         jobs = map(self._job, missing)
         workers = min(self.wish.workers, len(missing))
         with self._told_of_the_disk():
-            for rest in self._folder.glob(f"*{shards.UNFINISHED}"):
+            for rest in self._folder.glob(f"*{files.UNFINISHED}"):
                 rest.unlink()  # of one that was killed
             if not self.finished:
                 self._state.save(self._folder / prepared.UNFINISHED)

@@ -7,20 +7,12 @@ from pathlib import Path
 
 from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import folders_in
-from alexnet_jax.data.ilsvrc import (
-    KEY,
-    OFFICIAL,
-    TARS,
-    Split,
-    official_classes,
-    open_folder,
-    open_tar,
-    tars_in,
-)
-from alexnet_jax.data.record import Divisible
+from alexnet_jax.data.ilsvrc import Split, official_classes, open_folder
+from alexnet_jax.data.images import Divisible
 from alexnet_jax.data.sources import new_labels
 from alexnet_jax.data.tfds import Tfds, splits_in
 from alexnet_jax.errors import InputError
+from alexnet_jax.prepare.ilsvrc import KEY, OFFICIAL, TARS, open_tar, tars_in
 
 FOLDERS = {
     "train": Split.TRAIN,

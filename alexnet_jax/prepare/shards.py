@@ -1,6 +1,5 @@
 """One file of prepared pictures: written whole or not at all, and found whole again."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -11,17 +10,17 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from alexnet_jax.data import index
-from alexnet_jax.data.crew import looked_at
+from alexnet_jax.data.files import UNFINISHED, flush, sha256
 from alexnet_jax.data.ilsvrc import Split
-from alexnet_jax.data.record import Source
-from alexnet_jax.data.records import encode, example
+from alexnet_jax.data.images import Source
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.prepare.crew import looked_at
+from alexnet_jax.prepare.records import encode, example
 
 # Each record alone, as random access needs it; JPEGs do not get smaller, and raw pixels
 # are to be read fast.
 OPTIONS = "group_size:1,uncompressed"
-UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 
 class DiskError(InputError):
@@ -128,7 +127,7 @@ def write(job: Job) -> Written:
             with temporary_index.open("wb") as file:
                 np.save(file, index.find(temporary, marks))
             for written in (temporary, temporary_index):
-                to_disk(written)
+                flush(written)
             digests = sha256(temporary), sha256(temporary_index)
             size = temporary.stat().st_size
             if job.before in (None, digests[0]):
@@ -145,12 +144,6 @@ def write(job: Job) -> Written:
     return Written(
         job.shard, *digests, size, len(marks), classes, tuple(unreadable), sums
     )
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -170,12 +163,3 @@ class Check:
         whole = all(p.is_file() and sha256(p) == c for p, c in checksums.items())
         looked_at(self.shard.stop - self.shard.start)
         return self.shard, whole
-
-
-def to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

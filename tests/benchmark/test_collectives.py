@@ -7,8 +7,8 @@ from apps import refusal, run_app
 from runs import tiny_config
 
 from alexnet_jax import experiment
-from alexnet_jax.measure.collectives import table, totals
-from alexnet_jax.measure.program_text import read_collectives
+from alexnet_jax.benchmark.collectives import table, totals
+from alexnet_jax.benchmark.program_text import read_collectives
 from alexnet_jax.program import make_program
 from configs import paper
 

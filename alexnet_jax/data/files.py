@@ -1,0 +1,87 @@
+"""Files: replaced as a whole, listed line by line, checked, and locked by folder."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from alexnet_jax.errors import InputError
+
+UNFINISHED = ".unfinished"  # suffix of a file that is being written
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Write a file as a whole or not at all.
+
+    Yields a temporary path in the same folder. When the block ends without an
+    exception, its content is flushed to the disk and takes the place of `path`;
+    otherwise it is deleted and `path` stays as it was.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file, one line an entry; bytes that are not UTF-8 are kept."""
+    text = "".join(line.replace("\n", " ") + "\n" for line in lines)
+    with replaced(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The entries that `write_lines` wrote."""
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+@contextmanager
+def locked(folder: Path, key: str, who: str) -> Iterator[None]:
+    """Make a folder and keep other processes out of it while the block runs.
+
+    The lock is the operating system's and ends with the process, however it ends.
+
+    Args:
+        folder: the folder to make and lock.
+        key: the flag that named it, for messages.
+        who: what may already run in it, for messages.
+    """
+    given = f"{key}={str(folder)!r}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"{given}: another {who} is using it; wait for it or give another folder"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{given}: cannot be made: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
