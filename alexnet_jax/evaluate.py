@@ -27,6 +27,7 @@ from alexnet_jax import (
     runs,
 )
 from alexnet_jax.data.loader import evaluation_batches
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.errors import InputError
 
 
@@ -76,7 +77,7 @@ def evaluate(
     with closing(
         evaluation_batches(
             source,
-            image_size=size,
+            Square(size),
             batch_size=batch_size,
             process_index=process_index,
             process_count=process_count,

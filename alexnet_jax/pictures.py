@@ -11,8 +11,8 @@ from alexnet_jax import processes
 from alexnet_jax.cli import say
 from alexnet_jax.data import prepared
 from alexnet_jax.data.files import read_lines, write_lines
-from alexnet_jax.data.images import Source, Subset
-from alexnet_jax.data.preprocess import pixels
+from alexnet_jax.data.images import Source, View
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.survey import survey
@@ -86,7 +86,7 @@ def surveyed(
         unreadable: list[tuple[int, str]] = []
         if statistics is None:
             statistics, unreadable = survey(
-                source, size, workers=config.dataset.workers, progress=True
+                source, Square(size), workers=config.dataset.workers, progress=True
             )
         write_lines(listed, (f"{i}\t{why}" for i, why in unreadable))
         statistics.save(kept)
@@ -111,7 +111,7 @@ def surveyed(
                 "to look at all of them again"
             )
         left_out.append(int(i))
-    return Subset(source, np.delete(np.arange(len(source)), left_out)), statistics
+    return View(source, np.delete(np.arange(len(source)), left_out)), statistics
 
 
 def _prepared_statistics(config: ml_collections.ConfigDict) -> Statistics | None:
@@ -126,7 +126,7 @@ def why_unreadable(source: Source, i: int) -> str:
     """The name of a picture and why it cannot be decoded; '' where it can."""
     try:
         if i < len(source):
-            pixels(source[i], 1)
+            Square(1).pixels(source[i])
     except PictureError as error:
         return str(error)
     return ""

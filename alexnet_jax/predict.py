@@ -14,8 +14,8 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, device, inference, parallel, runs
-from alexnet_jax.data.folders import pictures_below
-from alexnet_jax.data.preprocess import decode, square
+from alexnet_jax.data.folders import images_below
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.errors import InputError, PictureError
 
 BATCH = 32  # pictures decoded and answered at once
@@ -81,7 +81,7 @@ def picture_files(paths: Sequence[str]) -> Iterator[str]:
         if not os.path.isdir(path):
             yield path
             continue
-        inside = pictures_below(Path(path))
+        inside = images_below(Path(path))
         if not inside:
             raise InputError(f"{path}: a folder without pictures")
         yield from (os.path.join(path, file) for file in inside)
@@ -90,7 +90,7 @@ def picture_files(paths: Sequence[str]) -> Iterator[str]:
 def read(file: str, size: int) -> np.ndarray | PictureError:
     """The (size, size, 3) uint8 square of a picture file, or why there is none."""
     try:
-        return square(decode(Path(file).read_bytes(), file), size)
+        return Square(size).pixels((file, Path(file).read_bytes(), 0))
     except OSError as error:
         return PictureError(f"{file}: {error.strerror}")
     except PictureError as error:

@@ -26,6 +26,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
 from alexnet_jax.data.files import locked
 from alexnet_jax.data.loader import evaluation_batches, training_batches
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError, NonFiniteError
@@ -178,8 +179,8 @@ class Run:
         feed = Feed(
             training_batches(
                 self.training,
+                Square(config.dataset.image_size),
                 self.augmentation,
-                image_size=config.dataset.image_size,
                 batch_size=config.batch_size,
                 start_step=done,
                 process_index=process_index,
@@ -271,7 +272,7 @@ class Run:
             closing(
                 evaluation_batches(
                     self.validation,
-                    image_size=config.dataset.image_size,
+                    Square(config.dataset.image_size),
                     batch_size=config.batch_size // config.accumulation,
                     process_index=process_index,
                     process_count=process_count,

@@ -10,6 +10,7 @@ from compare import relative_difference
 from small import SIDE, mean_image, quick_jit, small_network, small_params
 
 from alexnet_jax.data.loader import evaluation_batches
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.inference import Model, ensemble, error_rates, make_probabilities
 from alexnet_jax.parallel import make_mesh
 
@@ -140,7 +141,7 @@ def rates_by_sorting(answers: np.ndarray, pictures) -> dict[str, float]:
 
 
 def batches(source, batch_size: int, **options):
-    return evaluation_batches(source, image_size=4, batch_size=batch_size, **options)
+    return evaluation_batches(source, Square(4), batch_size=batch_size, **options)
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -18,8 +18,9 @@ import psutil
 
 from alexnet_jax import experiment, pictures
 from alexnet_jax.benchmark import input_limit, torch_loader
-from alexnet_jax.data.images import Stored
+from alexnet_jax.data.images import StoredImage
 from alexnet_jax.data.loader import training_batches
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.statistics import Statistics
 
@@ -100,8 +101,8 @@ def _ours(source: Source, config: ml_collections.ConfigDict) -> Any:
     colours = np.array(STDDEV, np.float32), np.eye(3, dtype=np.float32)
     return training_batches(
         source,
+        Square(c.image_size),
         experiment.make_augmentation(config, Statistics(mean, *colours), len(source)),
-        image_size=c.image_size,
         batch_size=config.batch_size,
         seed=config.seed,
         workers=c.workers,
@@ -114,7 +115,7 @@ def _spread(of: int, count: int) -> Iterator[int]:
     return itertools.islice(range(0, of, max(of // count, 1)), count)
 
 
-def _stored(image: Stored) -> bytes | np.ndarray:
+def _stored(image: StoredImage) -> bytes | np.ndarray:
     return image if isinstance(image, bytes) else np.asarray(image)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.data.images import Record
-from alexnet_jax.data.tars import Member, TarPictures, walk
+from alexnet_jax.data.tars import Member, TarImages, walk
 from alexnet_jax.errors import InputError, PictureError
 
 SUFFIXES = frozenset((
@@ -42,14 +42,10 @@ class Files:
         except OSError as error:
             raise PictureError(f"{file}: cannot be read: {error.strerror}") from None
 
-    def relabelled(self, classes: tuple[str, ...], labels: list[int]) -> "Files":
-        """The same pictures, with labels that count through other classes."""
-        renumbered = [labels[label] for label in self._labels]
-        return Files(self._path, classes, self.names, renumbered)
-
-    def part(self, start: int, stop: int) -> "Files":
-        """The records from start to stop − 1, without the memory of all others."""
-        files, labels = self.names[start:stop], self._labels[start:stop]
+    def only(self, rows: np.ndarray) -> "Files":
+        """These records, without the memory of the others."""
+        files = [self.names[i] for i in rows]
+        labels = [self._labels[i] for i in rows]
         return Files(self._path, self.classes, files, labels)
 
 
@@ -75,7 +71,7 @@ class ClassFolders(Files):
         files: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            inside = pictures_below(Path(path) / name)
+            inside = images_below(Path(path) / name)
             if not inside:
                 raise InputError(f"{given}: the class folder {name!r} is empty; {FILL}")
             files += [f"{name}/{file}" for file in inside]
@@ -98,7 +94,7 @@ def _is_picture(name: str) -> bool:
     return _seen(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def pictures_below(top: Path) -> list[str]:
+def images_below(top: Path) -> list[str]:
     """The pictures in a folder and its folders, as sorted paths relative to it."""
     found = []
     visited = {os.path.realpath(top)}  # once each, where links go round
@@ -122,7 +118,7 @@ def pictures_below(top: Path) -> list[str]:
     return sorted(found)
 
 
-class ClassTar(TarPictures):
+class ClassTar(TarImages):
     """A plain tar of class folders, read in place.
 
     The class of a picture is the folder directly around it. Class folders may lie

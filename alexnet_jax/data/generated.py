@@ -89,6 +89,7 @@ class Generated:
     """Drawn pictures, as many as asked for, each made when it is first asked for."""
 
     classes = (*SHAPES, *TEXTURES)
+    names = ()
 
     def __init__(self, count: int, size: int, seed: int, role: str):
         """Choose the pictures; nothing is drawn yet.

@@ -16,7 +16,7 @@ from alexnet_jax.data.folders import (
     ClassFolders,
     Files,
     folders_in,
-    pictures_below,
+    images_below,
 )
 from alexnet_jax.errors import InputError
 
@@ -51,7 +51,7 @@ def open_folder(path: str | Path, key: str) -> Files:
         return ClassFolders(path, key)
     truth, names = official_order(), official_classes()
     wanted = f"beside {stem}_00000001.JPEG … it must hold no pictures"
-    found = [(file, file) for file in pictures_below(folder)]
+    found = [(file, file) for file in images_below(folder)]
     files = by_number(stem, found, len(truth), f"{key}={str(path)!r}", wanted)
     # All classes are used, but in a miniature.
     used, labels = np.unique(truth[: len(files)], return_inverse=True)

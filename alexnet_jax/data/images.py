@@ -1,26 +1,26 @@
-"""What every storage of pictures looks like: a random-access list of records."""
+"""The common form of every storage of images: a random-access list of records."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
-class Unread:
-    """Pixels that are still in their file.
+class StoredPixels:
+    """Unencoded pixels that are still in their file.
 
     Attributes:
         shape: height, width and 3.
-        read: puts their bytes into as much memory.
+        read: fills a buffer of that many bytes.
     """
 
     shape: tuple[int, int, int]
     read: Callable[[memoryview], None]
 
     def into(self, out: np.ndarray) -> np.ndarray:
-        """Reads them to where they are wanted, uint8, and gives that back."""
+        """Read them into a uint8 array of the same shape, and return it."""
         self.read(out.reshape(-1).data)
         return out
 
@@ -28,48 +28,84 @@ class Unread:
         return self.into(np.empty(self.shape, np.uint8))
 
 
-Stored = bytes | np.ndarray | Unread  # a whole image file, or height×width×3 uint8
+# The bytes of an image file, or height×width×3 uint8.
+StoredImage = bytes | np.ndarray | StoredPixels
 
 
 class Record(NamedTuple):
-    """One labelled picture."""
+    """One labelled image."""
 
     name: str  # for messages, such as 'train/n01440764/n01440764_18.JPEG'
-    image: Stored
+    image: StoredImage
     label: int
 
 
 class Source(Protocol):
-    """A random-access list of records; `classes[label]` names a record's class."""
+    """A random-access list of records, pickled for worker processes."""
 
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> tuple[str, Stored, int]: ...
-
-
-class Divisible(Source, Protocol):
-    """A source of which a part can be sent to a worker."""
+    classes: tuple[str, ...]  # names in label order
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the records, in order; none where only reading them would tell."""
+        """Of the records; empty where only reading a record gives its name."""
 
-    def part(self, start: int, stop: int) -> Source:
-        """The records from start to stop − 1."""
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> tuple[str, StoredImage, int]: ...
 
 
-class Subset:
-    """Some records of a source: those that can be decoded, say."""
+@runtime_checkable
+class Listed(Source, Protocol):
+    """A source that keeps something of every record in memory."""
 
-    def __init__(self, source: Source, keep: np.ndarray):
-        """Keep the records with the given indices, in the given order."""
-        self.classes = source.classes
-        self._source, self._keep = source, np.asarray(keep)
+    def only(self, rows: np.ndarray) -> Source:
+        """A source of these records, without the memory of the others."""
+
+
+class View:
+    """Some records of a source, or all of them with labels of other classes."""
+
+    def __init__(
+        self,
+        source: Source,
+        rows: Sequence[int] | np.ndarray | None = None,
+        classes: tuple[str, ...] = (),
+    ):
+        """Choose records and classes.
+
+        Args:
+            source: where the records are.
+            rows: their indices in the order wanted; None takes all.
+            classes: other classes, among them those of the source, whose labels are
+                renumbered by name; () keeps classes and labels.
+        """
+        if isinstance(source, View):
+            if source.rows is not None:
+                rows = source.rows if rows is None else source.rows[rows]
+            source, classes = source.source, classes or source.classes
+        self.source = source
+        self.rows = None if rows is None else np.asarray(rows, np.int64)
+        self.classes = classes or source.classes
+        self._labels: list[int] = []
+        if self.classes != source.classes:
+            label_of = {name: label for label, name in enumerate(classes)}
+            self._labels = [label_of[name] for name in source.classes]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the records, if the source knows them."""
+        names = self.source.names
+        return names if self.rows is None else [names[i] for i in self.rows]
 
     def __len__(self) -> int:
-        return len(self._keep)
+        return len(self.source) if self.rows is None else len(self.rows)
 
-    def __getitem__(self, i: int) -> tuple[str, Stored, int]:
-        return self._source[int(self._keep[i])]
+    def __getitem__(self, i: int) -> Record:
+        name, image, label = self.source[i if self.rows is None else int(self.rows[i])]
+        return Record(name, image, self._labels[label] if self._labels else label)
+
+    def __reduce__(self):
+        source, rows = self.source, self.rows
+        if rows is not None and isinstance(source, Listed):
+            source, rows = source.only(rows), None
+        return View, (source, rows, self.classes)

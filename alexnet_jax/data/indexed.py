@@ -4,6 +4,7 @@ import bisect
 import errno
 import functools
 import resource
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from alexnet_jax.data import files, index, prepared
 from alexnet_jax.data.descriptors import Descriptors
-from alexnet_jax.data.images import Record, Subset, Unread
+from alexnet_jax.data.images import Record, StoredPixels
 from alexnet_jax.errors import InputError
 
 
@@ -35,6 +36,7 @@ class Indexed:
             InputError: no such split, or a shard is not there or damaged.
         """
         self._descriptors = Descriptors()
+        self.names: Sequence[str] = ()
         given = f"{key}={directory!r}"
         folder, manifest = Path(directory), prepared.read_manifest(directory)
         assert manifest is not None
@@ -73,14 +75,10 @@ class Indexed:
         read = functools.partial(self._read, i, at, expected)
         name = f"{self._split}[{i}]"
         if self._shape:
-            return Record(name, Unread(self._shape, read), label)
+            return Record(name, StoredPixels(self._shape, read), label)
         encoded = bytearray(size)
         read(memoryview(encoded))
         return Record(name, bytes(encoded), label)
-
-    def part(self, start: int, stop: int) -> Subset:
-        """The records from start to stop − 1."""
-        return Subset(self, np.arange(start, stop))
 
     def _read(self, i: int, at: int, expected: int, out: memoryview) -> None:
         file = self._files[bisect.bisect_right(self._starts, i) - 1]

@@ -14,7 +14,7 @@ import numpy as np
 
 from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.background import Elements, in_background
-from alexnet_jax.data.preprocess import pixels
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.workers import empty
 from alexnet_jax.errors import InputError, PictureError
@@ -26,9 +26,9 @@ ORDER = 3  # stream of random numbers; 1 and 2 are augment's
 
 def training_batches(
     source: Source,
+    square: Square,
     augmentation: Augmentation,
     *,
-    image_size: int,
     batch_size: int,
     start_step: int = 0,
     process_index: int = 0,
@@ -44,8 +44,8 @@ def training_batches(
 
     Args:
         source: the training pictures.
+        square: what crops are taken from.
         augmentation: what varies when a picture is shown again.
-        image_size: side in pixels of the squares that crops are taken from.
         batch_size: pictures in a batch, over all processes.
         start_step: the first batch to give; none is read before it.
         process_index: which part of each batch to give.
@@ -66,7 +66,7 @@ def training_batches(
     """
     part = _part(batch_size, process_count)
     batches = grain.MapDataset.source(
-        _Augmented(source, augmentation, image_size, part, seed)
+        _Augmented(source, square, augmentation, part, seed)
     )
     first = start_step * process_count + process_index
     return in_background(batches[first::process_count], workers, threads)
@@ -77,8 +77,8 @@ class _Augmented:
     """All batches of training, a random-access list without an end."""
 
     source: Source
+    square: Square
     augmentation: Augmentation
-    image_size: int
     batch_size: int
     seed: int
 
@@ -87,12 +87,13 @@ class _Augmented:
 
     def __getitem__(self, batch: int) -> Batch:
         first, count = batch * self.batch_size, self.batch_size
-        drawn = self.augmentation.draw(first, count, self.image_size)
-        images = empty((count, self.image_size, self.image_size, 3), np.uint8)
+        size = self.square.size
+        drawn = self.augmentation.draw(first, count, size)
+        images = empty((count, size, size, 3), np.uint8)
         labels = np.empty(count, np.int32)
         for row, record in enumerate(self._records(first, count)):
             picture = self.source[record]
-            pixels(picture, self.image_size, images[row])
+            self.square.pixels(picture, images[row])
             labels[row] = picture[2]
         weights = np.ones(count, np.float32)
         return {"image": images, "label": labels, "weight": weights, **drawn}
@@ -122,8 +123,8 @@ def _order(records: int, seed: int, epoch: int) -> np.ndarray:
 
 def evaluation_batches(
     source: Source,
+    square: Square,
     *,
-    image_size: int,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
@@ -137,7 +138,7 @@ def evaluation_batches(
 
     Args:
         source: the pictures.
-        image_size: side in pixels of the squares they are brought to.
+        square: what they are brought to.
         batch_size: pictures in a batch, over all processes.
         process_index: which part of each batch to give.
         process_count: into how many parts each batch is cut.
@@ -157,7 +158,7 @@ def evaluation_batches(
     """
     part = _part(batch_size, process_count)
     filled_up = -(-len(source) // batch_size) * batch_size
-    whole = _Whole(source, image_size, part, filled_up // part, allow_unreadable)
+    whole = _Whole(source, square, part, filled_up // part, allow_unreadable)
     batches = grain.MapDataset.source(whole)
     return in_background(batches[process_index::process_count], workers, threads)
 
@@ -167,7 +168,7 @@ class _Whole:
     """All batches of an evaluation, a random-access list."""
 
     source: Source
-    image_size: int
+    square: Square
     batch_size: int
     batches: int
     allow_unreadable: bool
@@ -177,14 +178,14 @@ class _Whole:
 
     def __getitem__(self, batch: int) -> Batch:
         first, count = batch * self.batch_size, self.batch_size
-        images = empty((count, self.image_size, self.image_size, 3), np.uint8)
+        images = empty((count, self.square.size, self.square.size, 3), np.uint8)
         labels = np.zeros(count, np.int32)
         unreadable = np.full(count, -1, np.int32)
         there = np.arange(first, first + count) < len(self.source)
         for row in range(there.sum()):
             try:
                 picture = self.source[first + row]
-                pixels(picture, self.image_size, images[row])
+                self.square.pixels(picture, images[row])
                 labels[row] = picture[2]
             except PictureError:
                 if not self.allow_unreadable:

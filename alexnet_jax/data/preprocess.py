@@ -1,60 +1,124 @@
-"""From a picture file to a square of pixels: one path for every source and every use.
+"""From an image file to a square of pixels: one path for every source and every use.
 
-Training, evaluation, prediction and `prepare` all come through here, so that a picture
-has the same pixels wherever it is met.
+Training, evaluation, prediction and `prepare` all call `Square.pixels`, so that an
+image has the same pixels everywhere.
 """
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from alexnet_jax.data.images import Stored, Unread
+from alexnet_jax.data.images import StoredImage, StoredPixels
 from alexnet_jax.errors import PictureError
 
 
-def decode(data: bytes, name: str, out: np.ndarray | None = None) -> np.ndarray:
-    """Decode a picture file to RGB, standing upright as its EXIF orientation says.
+@dataclass(frozen=True)
+class Square:
+    """The shorter side to `size`, then the central square (§2).
+
+    Attributes:
+        size: side of the square in pixels.
+        exif_rotation: whether to rotate an image first as its EXIF orientation says;
+            neither the paper nor the 2012 code mentions it.
+    """
+
+    size: int
+    exif_rotation: bool = True
+
+    def pixels(
+        self, record: tuple[str, StoredImage, int], out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The pixels of a record.
+
+        Args:
+            record: name, image file or pixels, label.
+            out: size×size×3 uint8 to write them to.
+
+        Returns:
+            size×size×3 uint8; `out` if it is given.
+
+        Raises:
+            PictureError: the image cannot be decoded.
+        """
+        name, image, _ = record
+        if isinstance(image, bytes):
+            image = decode(image, name, out, self.exif_rotation)
+        elif isinstance(image, StoredPixels):
+            same = out is not None and out.shape == image.shape
+            image = image.into(out) if same else np.asarray(image)
+        square = self._central(image)
+        if out is None or square is out:
+            return square
+        out[:] = square
+        return out
+
+    def _central(self, image: np.ndarray) -> np.ndarray:
+        height, width, _ = image.shape
+        if height == width == self.size:
+            return image
+        # One call resizes and crops: the central square alone is computed, and at its
+        # edges the filter reads the pixels around it, as if all had been resized. Only
+        # fractions of a pixel may fall differently. Bicubic, with antialiasing.
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        square = Image.fromarray(image).resize(
+            (self.size, self.size), Image.Resampling.BICUBIC, box
+        )
+        return np.asarray(square)
+
+
+def decode(
+    data: bytes, name: str, out: np.ndarray | None = None, exif_rotation: bool = True
+) -> np.ndarray:
+    """Decode an image file to RGB.
 
     Greyscale is repeated, CMYK and palettes are converted, 16 bits keep their upper 8,
-    alpha is dropped, of an animation the first frame is taken. The format is told by
-    the bytes: ILSVRC2012 has a PNG named .JPEG.
+    alpha is dropped, of an animation the first frame is taken. The bytes decide the
+    format, not the name: ILSVRC2012 has a PNG named .JPEG.
 
     Args:
         data: the bytes of the file.
-        name: the picture's name, for messages.
-        out: height×width×3 uint8 that may be overwritten, and that the pixels may come
-            back in where they have its shape: one copy less.
+        name: the image's name, for messages.
+        out: height×width×3 uint8, which receives the pixels if they have its shape and
+            may be overwritten in any case; this saves a copy.
+        exif_rotation: whether to rotate the image as its EXIF orientation says.
 
     Returns:
         height×width×3 uint8.
 
     Raises:
-        PictureError: not a picture, or not a whole one.
+        PictureError: not an image, or not a whole one.
     """
-    ordinary = _ordinary_jpeg(data, out)
+    ordinary = _ordinary_jpeg(data, out, exif_rotation)
     if ordinary is not None:
         return ordinary
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            if exif_rotation:
+                ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(_rgb(image))
     except Exception as error:  # Pillow's decoders raise a dozen kinds
+        # Old work directories hold these words (unreadable.txt) and compare them.
         reason = "not a known picture format" if data else "the file is empty"
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise PictureError(f"{name}: cannot be decoded: {reason}") from None
 
 
-def _ordinary_jpeg(data: bytes, out: np.ndarray | None) -> np.ndarray | None:
-    """The pixels of a JPEG as nearly all are; None for what Pillow has to look at.
+def _ordinary_jpeg(
+    data: bytes, out: np.ndarray | None, exif_rotation: bool
+) -> np.ndarray | None:
+    """The pixels of a grey or YCbCr JPEG without EXIF; None for other files.
 
-    Pillow has the same library beneath it and gives the same pixels, in 1.6 times the
-    time (256 pixels, one core) and holding Python's lock for most of it.
+    Pillow uses the same library and returns the same pixels, but takes 1.6 times as
+    long (256 pixels, one core) and holds Python's lock for most of that time.
     """
-    if not data.startswith(b"\xff\xd8\xff") or _may_have_exif(data):
+    if not data.startswith(b"\xff\xd8\xff") or (exif_rotation and _may_have_exif(data)):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -65,15 +129,15 @@ def _ordinary_jpeg(data: bytes, out: np.ndarray | None) -> np.ndarray | None:
             return simplejpeg.decode_jpeg(data, "RGB")
         simplejpeg.decode_jpeg(data, "RGB", buffer=out)
         return out
-    except ValueError:  # damaged; Pillow says how
+    except ValueError:  # damaged; Pillow names the damage
         return None
 
 
 def _may_have_exif(jpeg: bytes) -> bool:
-    """Whether one of the segments before the picture itself is Exif's."""
+    """Whether a segment before the first scan is EXIF, or the segments are damaged."""
     at = 2
     while jpeg[at : at + 1] == b"\xff":
-        if jpeg[at + 1 : at + 2] == b"\xda":  # here the picture begins
+        if jpeg[at + 1 : at + 2] == b"\xda":  # the scan begins
             return False
         if jpeg[at + 4 : at + 10] == b"Exif\0\0":
             return True
@@ -88,58 +152,3 @@ def _rgb(image: Image.Image) -> Image.Image:
     elif "transparency" in image.info:  # convert() warns on the direct way to RGB
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def square(picture: np.ndarray, size: int) -> np.ndarray:
-    """Bring the shorter side to `size` and take the central square (§2).
-
-    The central square is resized alone, the same result as resizing all of the picture
-    first but for where fractions of a pixel fall, and at the edges of the square, of
-    which the filter sees only the inner side. Bicubic, with antialiasing; a picture of
-    this very size is returned as it is.
-
-    Args:
-        picture: height×width×3 uint8.
-        size: side of the square in pixels.
-
-    Returns:
-        size×size×3 uint8.
-    """
-    height, width, _ = picture.shape
-    if (height, width) == (size, size):
-        return picture
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    image = Image.fromarray(picture)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
-
-
-def pixels(
-    record: tuple[str, Stored, int], size: int, out: np.ndarray | None = None
-) -> np.ndarray:
-    """The size×size×3 uint8 pixels of a record (name, image file or pixels, label).
-
-    Args:
-        record: the picture.
-        size: side of the square in pixels.
-        out: size×size×3 uint8, where to put them.
-
-    Returns:
-        The pixels; `out`, if it is given.
-
-    Raises:
-        PictureError: the picture cannot be decoded.
-    """
-    name, image, _ = record
-    if isinstance(image, bytes):
-        picture = decode(image, name, out)
-    elif isinstance(image, Unread) and out is not None and out.shape == image.shape:
-        picture = image.into(out)
-    else:
-        picture = np.asarray(image)
-    seen = square(picture, size)
-    if out is None or seen is out:
-        return seen
-    out[:] = seen
-    return out

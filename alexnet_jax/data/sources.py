@@ -11,27 +11,12 @@ from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.ilsvrc import open_folder
-from alexnet_jax.data.images import Record, Source
+from alexnet_jax.data.images import Source, View
 from alexnet_jax.data.indexed import Indexed, is_indexed
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.errors import InputError
 
 KINDS = ("generated", "folder", "records", "tfds")
-
-
-class _Relabelled:
-    """A source whose labels count through another list of classes."""
-
-    def __init__(self, source: Source, classes: tuple[str, ...], labels: list[int]):
-        self.classes = classes
-        self._source, self._labels = source, labels
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, i: int) -> Record:
-        name, image, label = self._source[i]
-        return Record(name, image, self._labels[label])
 
 
 def match_classes(source: Source, classes: tuple[str, ...], key: str) -> Source:
@@ -47,22 +32,13 @@ def match_classes(source: Source, classes: tuple[str, ...], key: str) -> Source:
     """
     if source.classes == classes:
         return source
-    return _Relabelled(source, classes, new_labels(source.classes, classes, key))
-
-
-def new_labels(own: tuple[str, ...], classes: tuple[str, ...], key: str) -> list[int]:
-    """The labels, among the classes of training, of a source's own classes.
-
-    Raises:
-        InputError: training does not know one of them.
-    """
-    unknown = sorted(set(own) - set(classes))
+    unknown = sorted(set(source.classes) - set(classes))
     if unknown:
         raise InputError(
             f"{key}: the class {unknown[0]!r} ({len(unknown)} such) is not one of the "
             f"{len(classes)} classes of training, {classes[0]!r} … {classes[-1]!r}"
         )
-    return [classes.index(name) for name in own]
+    return View(source, classes=classes)
 
 
 def open_source(

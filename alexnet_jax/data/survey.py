@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from alexnet_jax.data.background import in_background
 from alexnet_jax.data.images import Source
-from alexnet_jax.data.preprocess import pixels
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.statistics import Statistics, Sums
 from alexnet_jax.errors import InputError, PictureError
 
@@ -21,16 +21,16 @@ class _SumUp:
     """Sums over one chunk of pictures."""
 
     source: Source
-    size: int
+    square: Square
 
     def __call__(self, chunk: int) -> dict:
-        sums = Sums.none(self.size)
+        sums = Sums.none(self.square.size)
         unreadable = []
         start = chunk * CHUNK
         indices = range(start, min(start + CHUNK, len(self.source)))
         for i in indices:
             try:
-                sums.add(pixels(self.source[i], self.size))
+                sums.add(self.square.pixels(self.source[i]))
             except PictureError as error:
                 unreadable.append((i, str(error)))
         # grain would take a list or a dataclass apart.
@@ -44,7 +44,7 @@ class _SumUp:
 
 
 def survey(
-    source: Source, size: int, *, workers: int, progress: bool
+    source: Source, square: Square, *, workers: int, progress: bool
 ) -> tuple[Statistics, list[tuple[int, str]]]:
     """Look once at every training picture.
 
@@ -52,7 +52,7 @@ def survey(
 
     Args:
         source: the training pictures.
-        size: side of the squares they are brought to, in pixels.
+        square: what they are brought to.
         workers: processes to decode in; 0 takes threads of this one.
         progress: whether to show a bar on stderr.
 
@@ -63,9 +63,11 @@ def survey(
     Raises:
         InputError: no picture can be decoded.
     """
-    sums = Sums.none(size)
+    sums = Sums.none(square.size)
     unreadable: list[tuple[int, str]] = []
-    chunks = grain.MapDataset.range(-(-len(source) // CHUNK)).map(_SumUp(source, size))
+    chunks = grain.MapDataset.range(-(-len(source) // CHUNK)).map(
+        _SumUp(source, square)
+    )
     threads = 1 if workers else os.cpu_count() or 1
     bar = tqdm(
         total=len(source), unit=" pictures", desc="statistics", disable=not progress

@@ -82,7 +82,7 @@ def _why_no_tar(path: str | Path, error: Exception, wanted: str) -> str:
     return f"not a whole tar ({error}); {wanted}"
 
 
-class TarPictures:
+class TarImages:
     """Pictures of one tar, or of a few."""
 
     def __init__(
@@ -105,16 +105,15 @@ class TarPictures:
     def __len__(self) -> int:
         return len(self.names)
 
-    def part(self, start: int, stop: int) -> "TarPictures":
-        """The records from start to stop − 1, without the memory of all others."""
-        spans = self._spans[start:stop].tolist()
+    def only(self, rows: np.ndarray) -> "TarImages":
+        """These records, without the memory of the others."""
         members = [
-            Member(name, self._tars[number], offset, size)
-            for name, (number, offset, size) in zip(
-                self.names[start:stop], spans, strict=True
+            Member(self.names[i], self._tars[number], offset, size)
+            for i, (number, offset, size) in zip(
+                rows, self._spans[rows].tolist(), strict=True
             )
         ]
-        return TarPictures(self.classes, members, self._labels[start:stop].tolist())
+        return TarImages(self.classes, members, self._labels[rows].tolist())
 
     def __getitem__(self, i: int) -> Record:
         number, offset, size = self._spans[i].tolist()

@@ -1,11 +1,12 @@
 """Pictures in ArrayRecord files with the description that TFDS keeps of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from alexnet_jax.data import prepared
-from alexnet_jax.data.images import Record, Subset
+from alexnet_jax.data.images import Record
 from alexnet_jax.errors import InputError
 
 WANTED = "give a folder that `python -m alexnet_jax.prepare` or TFDS wrote"
@@ -80,7 +81,7 @@ class Tfds:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"{given}: {reason}; {prepare}") from None
         self.classes = tuple(features[self._label].names)
-        self.names = ()
+        self.names: Sequence[str] = ()
         self._split = split
 
     def __len__(self) -> int:
@@ -103,10 +104,6 @@ class Tfds:
                 f"{prepared.AGAIN}"
             ) from None
         return Record(f"{self._split}[{i}]", image, label)
-
-    def part(self, start: int, stop: int) -> "Subset":
-        """The records from start to stop − 1."""
-        return Subset(self, np.arange(start, stop))
 
     def _file_of(self, i: int) -> str:
         for records, file in self._files:

@@ -8,8 +8,8 @@ from pathlib import Path
 from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import folders_in
 from alexnet_jax.data.ilsvrc import Split, official_classes, open_folder
-from alexnet_jax.data.images import Divisible
-from alexnet_jax.data.sources import new_labels
+from alexnet_jax.data.images import Source
+from alexnet_jax.data.sources import match_classes
 from alexnet_jax.data.tfds import Tfds, splits_in
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare.ilsvrc import KEY, OFFICIAL, TARS, open_tar, tars_in
@@ -39,7 +39,7 @@ class Originals:
 
     dataset: str
     classes: tuple[str, ...]
-    splits: dict[Split, Divisible]
+    splits: dict[Split, Source]
     folders: tuple[Path, ...]
 
     def official(self, split: Split) -> int | None:
@@ -85,7 +85,7 @@ def open_originals(source: Path, wanted: Sequence[Split]) -> Originals:
     year, tars = tars_in(source)
     if year:
         chosen = _choose(wanted, list(tars), given)
-        splits: dict[Split, Divisible] = {s: open_tar(year, s, tars[s]) for s in chosen}
+        splits: dict[Split, Source] = {s: open_tar(year, s, tars[s]) for s in chosen}
         classes = next(iter(splits.values())).classes
         return Originals(year, classes, splits, ())
     if (source / "dataset_info.json").is_file():
@@ -105,7 +105,7 @@ def _choose(wanted: Sequence[Split], there: list[Split], given: str) -> list[Spl
 def _of_tfds(source: Path, wanted: Sequence[Split], given: str) -> Originals:
     names = splits_in(str(source), KEY)
     there = [split for split in Split if split in names]
-    splits: dict[Split, Divisible] = {}
+    splits: dict[Split, Source] = {}
     for split in _choose(wanted, there, given):
         pictures = Tfds(split, KEY, directory=str(source), test=True)
         # The test pictures of TFDS's imagenet2012 all have the label −1.
@@ -142,16 +142,15 @@ def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
         if split in chosen or split == Split.TRAIN  # which knows the classes
     }
     classes = next(opened[s] for s in Split if s in opened).classes
-    splits: dict[Split, Divisible] = {}
+    splits: dict[Split, Source] = {}
     for split in chosen:
         pictures, key = opened[split], f"{KEY}: {str(paths[split])!r}"
-        labels = new_labels(pictures.classes, classes, key)
-        splits[split] = pictures.relabelled(classes, labels)
+        splits[split] = match_classes(pictures, classes, key)
     return _named(splits, classes, tuple(paths.values()))
 
 
 def _named(
-    splits: dict[Split, Divisible],
+    splits: dict[Split, Source],
     classes: tuple[str, ...],
     folders: tuple[Path, ...],
 ) -> Originals:

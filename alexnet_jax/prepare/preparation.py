@@ -17,6 +17,7 @@ from typing import Any
 import PIL
 
 from alexnet_jax.data import files, index, prepared
+from alexnet_jax.data.images import View
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import InputError, PictureError
 from alexnet_jax.prepare import crew, records, shards
@@ -236,7 +237,7 @@ class Preparation:
     def _job(self, shard: Shard) -> Job:
         return Job(
             shard,
-            self.originals.splits[shard.split].part(shard.start, shard.stop),
+            View(self.originals.splits[shard.split], range(shard.start, shard.stop)),
             self._folder,
             f"{self.wish.source}/",
             self.wish.image_size,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data.images import Stored
-from alexnet_jax.data.preprocess import decode, pixels, square
+from alexnet_jax.data.images import StoredImage
+from alexnet_jax.data.preprocess import Square
 
 ENCODINGS = ("jpeg", "raw")
 QUALITY = 95
@@ -22,7 +22,7 @@ ORIENTATION = 0x0112  # in EXIF
 
 
 def encode(
-    record: tuple[str, Stored, int], size: int, encoding: str
+    record: tuple[str, StoredImage, int], size: int, encoding: str
 ) -> tuple[bytes, np.ndarray]:
     """Bring a picture to its square and encode it.
 
@@ -38,15 +38,16 @@ def encode(
     Raises:
         PictureError: the picture cannot be decoded.
     """
-    seen = pixels(record, size)
+    square = Square(size)
+    seen = square.pixels(record)
     if encoding == "raw":
         return seen.tobytes(), seen
-    name, image, _ = record
+    name, image, label = record
     if isinstance(image, bytes) and _is_such_a_jpeg(image, size):
         return image, seen
     file = io.BytesIO()
     Image.fromarray(seen).save(file, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING)
-    return file.getvalue(), square(decode(file.getvalue(), name), size)
+    return file.getvalue(), square.pixels((name, file.getvalue(), label))
 
 
 def _is_such_a_jpeg(data: bytes, size: int) -> bool:

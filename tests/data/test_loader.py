@@ -7,6 +7,7 @@ import pytest
 from pictures import Numbered, augmentation
 
 from alexnet_jax.data.loader import evaluation_batches, training_batches
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.errors import InputError, PictureError
 from alexnet_jax.step import batch_shapes
 
@@ -15,9 +16,9 @@ COUNT = 100
 
 def train(steps, batch_size=8, source=None, **options):
     """That many batches of numbered pictures, which the pixels tell apart."""
-    options = {"image_size": 40, "seed": 5, "threads": 2, **options}
+    options = {"batch_size": batch_size, "seed": 5, "threads": 2, **options}
     batches = training_batches(
-        source or Numbered(COUNT), augmentation(), batch_size=batch_size, **options
+        source or Numbered(COUNT), Square(40), augmentation(), **options
     )
     with closing(batches):
         return [
@@ -36,8 +37,8 @@ class Gradients(Numbered):
 
 
 def evaluate(source, **options):
-    options = {"image_size": 40, "batch_size": 8, "threads": 2, **options}
-    with closing(evaluation_batches(source, **options)) as batches:
+    options = {"batch_size": 8, "threads": 2, **options}
+    with closing(evaluation_batches(source, Square(40), **options)) as batches:
         return [{k: np.array(v) for k, v in batch.items()} for batch in batches]
 
 

@@ -7,7 +7,7 @@ import pytest
 from pictures import drawn, encoded
 from PIL import Image, ImageOps
 
-from alexnet_jax.data.preprocess import decode, pixels, square
+from alexnet_jax.data.preprocess import Square, decode
 from alexnet_jax.errors import PictureError
 
 # One odd kind each; every one shows the left half red, the right half blue-green.
@@ -118,6 +118,17 @@ def test_exif_orientation_is_honoured(orientation):
     np.testing.assert_array_equal(decoded, HALVES)
 
 
+def test_exif_orientation_can_be_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG"):
+        plain, turned = (encoded(drawn(3), kind, **o) for o in ({}, {"exif": exif}))
+        record = "x", turned, 0
+        ignored = Square(40, exif_rotation=False).pixels(record)
+        np.testing.assert_array_equal(ignored, Square(40).pixels(("x", plain, 0)))
+        assert (ignored != Square(40).pixels(record)).any()
+
+
 def test_exif_behind_another_segment_is_honoured():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -135,28 +146,35 @@ def test_square_is_the_central_one_resized():
     image = smooth.resize((280, 180), Image.Resampling.BICUBIC)
     # §2 to the letter: the shorter side to 90 first, then the central 90×90.
     resized = np.asarray(image.resize((140, 90), Image.Resampling.BICUBIC))
-    ours = square(np.asarray(image), 90).astype(int)
-    assert ours.shape == (90, 90, 3)
-    difference = np.abs(ours - resized[:, 25:115])
-    assert difference[:, 1:-1].max() <= 1
-    assert difference.max() <= 12  # at the cut, where the filter sees no further
+    ours = Square(90).pixels(("x", np.asarray(image), 0))
+    np.testing.assert_array_equal(ours, resized[:, 25:115])
+
+
+def test_the_filter_reads_the_pixels_around_the_square():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (180, 280, 3)).astype(np.uint8)
+    other = image.copy()
+    other[:, :50], other[:, 230:] = 0, 255  # outside of the central 180×180
+    one, two = (Square(90).pixels(("x", i, 0)).astype(int) for i in (image, other))
+    changed = np.abs(one - two).max((0, 2)) > 0
+    assert np.flatnonzero(changed).tolist() == [0, 1, 88, 89]
 
 
 @pytest.mark.parametrize("size", [(40, 1000), (1000, 40), (7, 5), (1, 1)])
 def test_square_of_any_shape(size):
     picture = np.asarray(Image.new("RGB", size, (10, 200, 90)))
     np.testing.assert_array_equal(
-        square(picture, 64), np.full((64, 64, 3), (10, 200, 90))
+        Square(64).pixels(("x", picture, 0)), np.full((64, 64, 3), (10, 200, 90))
     )
 
 
 def test_a_picture_of_the_right_size_is_untouched():
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(square(picture, 64), picture)
-    assert pixels(("x", picture, 0), 64) is picture
-    np.testing.assert_array_equal(pixels(("x", encoded(picture), 0), 64), picture)
-    assert pixels(("x", picture, 0), 32).shape == (32, 32, 3)
+    assert Square(64).pixels(("x", picture, 0)) is picture
+    again = Square(64).pixels(("x", encoded(picture), 0))
+    np.testing.assert_array_equal(again, picture)
+    assert Square(32).pixels(("x", picture, 0)).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +243,7 @@ def test_edge_case_shapes(shared_data, name):
     side = min(middle.shape[:2])
     y, x = ((n - side) // 2 for n in middle.shape[:2])
     middle = middle[y : y + side, x : x + side]
-    squared = pixels((name, data, 0), 256)
+    squared = Square(256).pixels((name, data, 0))
     assert squared.shape == (256, 256, 3)
     np.testing.assert_allclose(mean(squared), mean(middle), atol=6)
 

@@ -13,7 +13,7 @@ from tensorflow_datasets.core import constants
 
 from alexnet_jax.data.folders import ClassFolders, ClassTar
 from alexnet_jax.data.generated import Generated
-from alexnet_jax.data.images import Subset
+from alexnet_jax.data.images import View
 from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.errors import InputError, PictureError
 
@@ -116,7 +116,7 @@ def test_folder_and_tar_give_the_same_records(folder, tmp_path, inside):
 
 def test_sources_survive_pickling(folder, tmp_path):
     tar = ClassTar(write_tar(tmp_path / "a.tar", folder, "train"), KEY)
-    for source in (tar, ClassFolders(folder, KEY), Subset(tar, np.array([3, 1]))):
+    for source in (tar, ClassFolders(folder, KEY), View(tar, np.array([3, 1]))):
         again = pickle.loads(pickle.dumps(source))
         assert list(again) == list(source)
         assert again.classes == source.classes
@@ -224,11 +224,33 @@ def test_a_picture_that_goes_away(folder):
         source[0]
 
 
-def test_subset():
-    part = Subset(Numbered(10), np.array([1, 4, 9]))
+def test_view():
+    part = View(Numbered(10), [1, 4, 9])
     assert len(part) == 3
     assert [name for name, _, _ in (part[i] for i in range(3))] == ["n/1", "n/4", "n/9"]
     assert part.classes == ("a", "b", "c")
+    again = View(part, range(1, 3), ("c", "x", "b", "a"))
+    assert [(name, label) for name, _, label in (again[0], again[1])] == [
+        ("n/4", 2),
+        ("n/9", 3),
+    ]
+    assert again.classes == ("c", "x", "b", "a")
+    assert again.source is part.source  # no chain of views
+
+
+def test_a_pickled_view_holds_no_other_records(folder, tmp_path):
+    tar = ClassTar(write_tar(tmp_path / "a.tar", folder, "train"), KEY)
+    for source in (ClassFolders(folder, KEY), tar):
+        relabelled = View(source, classes=("gamma", "beta", "alpha"))
+        view = View(relabelled, [4, 16])
+        data = pickle.dumps(view)
+        again = pickle.loads(data)
+        assert list(again) == list(view)
+        assert [record.label for record in again] == [1, 0]
+        assert again.names == view.names
+        assert [os.path.basename(name) for name in again.names] == ["2.JPEG", "9.JPEG"]
+        assert b"8.JPEG" not in data
+        assert len(again.source) == 2
 
 
 def test_classes_match_by_name(tmp_path):

@@ -18,6 +18,7 @@ from pictures import (
 from scipy.io import savemat
 
 from alexnet_jax.data.ilsvrc import Split, official_classes, open_folder
+from alexnet_jax.data.images import View
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare.ilsvrc import open_tar, tars_in
 
@@ -82,7 +83,7 @@ def test_the_order_in_the_tar_does_not_matter(tmp_path):
 def test_parts(tmp_path):
     (tmp_path / TRAIN).write_bytes(class_tars({TENCH: 2, GOLDFISH: 3}))
     whole = opened(tmp_path, Split.TRAIN)
-    part = whole.part(1, 4)
+    part = View(whole, range(1, 4))
     assert list(part) == [whole[i] for i in (1, 2, 3)]
     assert part.classes == whole.classes
 
@@ -243,7 +244,7 @@ def test_pictures_of_ilsvrc2010_are_replaced_by_the_patches(of_2010):
     expected[place] = b"another 1 of n03"
     assert train[place - 1].name.endswith("train.tar:n03.tar/n03_0.JPEG")
     assert [r.image for r in train] == expected
-    part = pickle.loads(pickle.dumps(train.part(place, place + 1)))  # as workers get it
+    part = pickle.loads(pickle.dumps(View(train, [place])))  # as workers get it
     assert part[0] == train[place]
     validation = [r.image for r in opened(of_2010, Split.VALIDATION)]
     first, _, *others = before[Split.VALIDATION]
@@ -263,7 +264,8 @@ def test_a_thousand_parts_of_a_tar_hold_no_file_open(of_2010, monkeypatch):
     monkeypatch.setattr(
         os, "open", lambda *given: opened_files.append(given) or to_open(*given)
     )
-    parts = [tar.part(i, i + 1) for i in range(len(tar))]
+    views = [View(tar, [i]) for i in range(len(tar))]
+    parts = [pickle.loads(pickle.dumps(view)) for view in views]  # as workers get them
     assert not opened_files
     assert [part[0] for part in parts] == expected
     assert len(opened_files) == len(parts)

@@ -31,7 +31,7 @@ from alexnet_jax.data.files import read_lines
 from alexnet_jax.data.folders import ClassFolders
 from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.indexed import Indexed
-from alexnet_jax.data.preprocess import pixels
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.survey import survey
@@ -126,13 +126,13 @@ def test_records_are_the_squares_of_the_originals(source, tmp_path, encoding):
         assert ours.classes == originals.classes == CLASSES
         assert len(ours) == len(theirs) == len(originals)
         for original, own, their in zip(originals, ours, theirs, strict=True):
-            expected = pixels(original, SIZE)
+            expected = Square(SIZE).pixels(original)
             assert own.label == their["label"] == original.label
             assert their["file_name"].decode() == Path(original.name).name
-            seen = pixels(own, SIZE)
+            seen = Square(SIZE).pixels(own)
             np.testing.assert_array_equal(seen, their["image"])
             out = np.empty_like(seen)
-            assert pixels(own, SIZE, out) is out
+            assert Square(SIZE).pixels(own, out) is out
             np.testing.assert_array_equal(out, seen)
             worst = max(worst, np.abs(seen.astype(float) - expected).mean())
     assert worst == 0 if encoding == "raw" else 0 < worst < 3
@@ -152,7 +152,9 @@ def test_records_without_an_index_are_the_same(source, tmp_path, encoding):
     assert indexed.classes == others.classes
     for one, other in zip(indexed, others, strict=True):
         assert (one.name, one.label) == (other.name, other.label)
-        np.testing.assert_array_equal(pixels(one, SIZE), pixels(other, SIZE))
+        np.testing.assert_array_equal(
+            Square(SIZE).pixels(one), Square(SIZE).pixels(other)
+        )
     made(source, out, encoding=encoding)  # kept as it is
     assert type(records(out)) is Tfds
 
@@ -208,14 +210,18 @@ def test_a_jpeg_of_the_size_is_kept_and_nothing_else(tmp_path):
 
 def test_statistics_are_of_what_training_sees(source, tmp_path):
     made(source, tmp_path / "out")
-    seen = np.stack([pixels(r, SIZE) for r in records(tmp_path / "out")]).astype(float)
+    seen = np.stack([Square(SIZE).pixels(r) for r in records(tmp_path / "out")]).astype(
+        float
+    )
     statistics = Statistics.load(tmp_path / "out" / "statistics.npz")
     np.testing.assert_allclose(statistics.mean_image, seen.mean(0), rtol=1e-6)
     covariance = np.cov(seen.reshape(-1, 3).T, bias=True)
     axes, variances = statistics.color_axes, statistics.color_stddev.astype(float) ** 2
     np.testing.assert_allclose(axes * variances @ axes.T, covariance, rtol=1e-4)
 
-    found, _ = survey(records(tmp_path / "out"), SIZE, workers=0, progress=False)
+    found, _ = survey(
+        records(tmp_path / "out"), Square(SIZE), workers=0, progress=False
+    )
     found.save(tmp_path / "found.npz")
     own = (tmp_path / "out" / "statistics.npz").read_bytes()
     assert (tmp_path / "found.npz").read_bytes() == own
@@ -373,7 +379,7 @@ def test_odd_files(shared_data, tmp_path, capsys):
     originals = ClassFolders(source / "train", "")
     good = [r for r in originals if Path(r.name).stem not in bad]
     for original, record in zip(good, records(tmp_path / "out"), strict=True):
-        np.testing.assert_array_equal(record.image, pixels(original, SIZE))
+        np.testing.assert_array_equal(record.image, Square(SIZE).pixels(original))
 
 
 def test_the_miniature_imagenet(shared_data, tmp_path, capsys):
@@ -603,7 +609,7 @@ def test_a_tfds_folder_with_unlabelled_test_pictures(tmp_path):
     assert list(manifest["splits"]) == ["train"]
     originals = Tfds("train", "--source", directory=str(source))
     for original, record in zip(originals, records(out), strict=True):
-        np.testing.assert_array_equal(record.image, pixels(original, SIZE))
+        np.testing.assert_array_equal(record.image, Square(SIZE).pixels(original))
         assert record.label == original.label
     refused(lambda: made(source, out, [Split.TEST]), "--split=test: has no labels")
 
