@@ -46,7 +46,7 @@ def evaluate(
         config: names the pictures and the mesh; None takes those of the first work
             directory, on all devices that divide its batch size.
         views: 1 or 10 (§4.1).
-        split: 'validation' or 'train'.
+        split: 'validation', 'train' or 'test'.
         allow_unreadable: leaves out pictures that cannot be decoded, and says so.
 
     Returns:
@@ -71,7 +71,7 @@ def evaluate(
     mesh = experiment.make_mesh(config)
     process_index, process_count = parallel.own_part(mesh)
     models, classes = runs.trained_ensemble(workdirs, configs, mesh, views)
-    source = pictures.open_pictures(config, split, tuple(classes), test=True)
+    source = pictures.open_pictures(config, split, tuple(classes))
     size = configs[0].dataset.image_size
     batch_size = config.batch_size // config.accumulation
     with closing(
@@ -97,7 +97,8 @@ def evaluate(
     for i in processes.of_all(unreadable, len(source)):
         print(f"left out: {pictures.why_unreadable(source, i)}", file=sys.stderr)
     if not rates["images"]:
-        raise InputError(f"dataset.{split}: none of its pictures can be decoded")
+        named = "train" if split == "train" else "validation"
+        raise InputError(f"dataset.{named}: none of its images can be decoded")
     counts = {"images": rates.pop("images"), "views": views, "models": len(models)}
     return {**counts, **rates}
 
@@ -106,7 +107,7 @@ if __name__ == "__main__":
     CONFIG = cli.define_config()
     CHECKPOINT, VIEWS = cli.define_networks()
     SPLIT = flags.DEFINE_enum(
-        "split", "validation", ["validation", "train"], "Pictures to look at."
+        "split", "validation", ["validation", "train", "test"], "Images to read."
     )
     ALLOW_UNREADABLE = flags.DEFINE_bool(
         "allow_unreadable", False, "Leave out pictures that cannot be decoded."

@@ -23,28 +23,25 @@ def open_pictures(
     config: ml_collections.ConfigDict,
     role: str,
     classes: tuple[str, ...] | None = None,
-    *,
-    test: bool = False,
 ) -> Source:
-    """The pictures of a config for 'train' or 'validation'.
+    """The images of a config for 'train', 'validation' or 'test'.
 
     Args:
         config: its dataset.* keys.
-        role: which of the two.
+        role: which of the three; dataset.validation also names the test images.
         classes: of the training, in label order; None where this is the training.
-        test: whether ImageNet's test pictures may be named: for a last word.
     """
     c = config.dataset
-    key = f"dataset.{role}"
+    named = "train" if role == "train" else "validation"
+    key = f"dataset.{named}"
     source = open_source(
         c.source,
-        c[role],
+        c[named],
         role,
         key=key,
         image_size=c.image_size,
         seed=config.seed,
         tfds_name=c.tfds_name,
-        test=test,
     )
     return source if classes is None else match_classes(source, classes, key)
 

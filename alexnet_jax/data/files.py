@@ -1,7 +1,9 @@
-"""Files: replaced as a whole, listed line by line, checked, and locked by folder."""
+"""Files: replaced as a whole, kept open, checked, read as lines, locked by folder."""
 
+import functools
 import hashlib
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,28 @@ def replaced(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class OpenFile:
+    """A file that is opened when it is first needed, and closed with this object.
+
+    Threads share its descriptor, reading by position (`os.pread`); a worker process to
+    which this is pickled opens its own.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Do not open it yet."""
+        self.path = os.fspath(path)
+
+    @functools.cached_property
+    def descriptor(self) -> int:
+        """The descriptor; OSError if the file cannot be opened."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    def __reduce__(self):
+        return OpenFile, (self.path,)
 
 
 def flush(path: Path) -> None:

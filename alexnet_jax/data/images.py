@@ -65,6 +65,9 @@ class Listed(Source, Protocol):
 class View:
     """Some records of a source, or all of them with labels of other classes."""
 
+    source: Source
+    rows: np.ndarray | None
+
     def __init__(
         self,
         source: Source,

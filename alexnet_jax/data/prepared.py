@@ -1,20 +1,29 @@
-"""The folder that `prepare` makes: what it holds beside its shards, and what it is for.
+"""The folder that `prepare` makes: its manifest, and the reader of its records.
 
 manifest.json     settings, counts, and the SHA-256 of every other file
-statistics.npz    mean image and colour covariance of the training pictures
-classes.txt       a name a line, in label order
-unreadable.txt    the pictures that cannot be decoded, and why
-dataset_info.json, features.json, label.labels.txt    what TFDS wants to know
-*.index.npy       where in a shard its pictures lie
-unfinished.npz    only until everything is there: what is finished so far
+statistics.npz    mean image and colour covariance of the training images
+classes.txt       class names, a line each, in label order
+unreadable.txt    the images that cannot be decoded, and why
+dataset_info.json, features.json, label.labels.txt    the description for TFDS
+*.index.npy       place, size, label and hash of each record of a shard
+unfinished.npz    the finished shards, until all are finished
 """
 
+import bisect
+import errno
+import functools
 import json
+import resource
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.data.files import read_lines, sha256
+import numpy as np
+
+from alexnet_jax.data import files, index
+from alexnet_jax.data.images import Record, StoredPixels
 from alexnet_jax.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -25,113 +34,228 @@ UNFINISHED = "unfinished.npz"
 AGAIN = "run `python -m alexnet_jax.prepare` again with the same flags"
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The manifest of a finished folder; None if `prepare` did not make it.
+@dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.json.
 
-    Raises:
-        InputError: the folder is not finished, or its manifest is damaged.
+    Attributes:
+        dataset: 'ILSVRC2012', 'ILSVRC2010' or 'pictures'.
+        settings: of `prepare`, among them its flags by name.
+        splits: the counts of each split.
+        files: SHA-256 of each file that is no shard.
+        shards: by file name, its 'sha256', 'bytes', 'records', and 'index', the SHA-256
+            of its index, which folders of earlier versions lack.
     """
-    if (Path(folder) / UNFINISHED).exists():
-        raise InputError(f"{folder}: is not prepared to the end; {AGAIN}")
-    return load_manifest(Path(folder) / MANIFEST)
 
+    dataset: str
+    settings: dict[str, Any]
+    splits: dict[str, dict[str, Any]]
+    files: dict[str, str]
+    shards: dict[str, dict[str, Any]]
 
-def load_manifest(path: Path) -> dict[str, Any] | None:
-    """What a manifest says; None where there is none.
+    @classmethod
+    def read(
+        cls, folder: str | Path, *, unfinished_too: bool = False
+    ) -> "Manifest | None":
+        """Read the manifest of a folder.
 
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        manifest = json.loads(path.read_text())
-        for key in ("settings", "splits", "files"):
-            manifest[key].items()
-        return manifest
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        Args:
+            folder: any folder.
+            unfinished_too: whether the folder may be one that `prepare` has not
+                finished.
+
+        Returns:
+            The manifest; None if `prepare` did not make the folder.
+        """
+        path = Path(folder) / MANIFEST
+        if not unfinished_too and path.with_name(UNFINISHED).exists():
+            raise InputError(f"{folder}: is not prepared to the end; {AGAIN}")
+        try:
+            tree = json.loads(path.read_text())
+            for key in ("settings", "splits", "files", "shards"):
+                tree[key].items()
+            return cls(*(tree[field] for field in cls.__dataclass_fields__))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"{path}: damaged; remove its folder's contents and prepare it again"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write the file as a whole or not at all."""
+        with files.replaced(path) as temporary:
+            temporary.write_text(json.dumps(vars(self), indent=1) + "\n")
+
+    @property
+    def image_size(self) -> int:
+        """Side of the stored squares in pixels."""
+        return self.settings["--image_size"]
+
+    @property
+    def raw(self) -> bool:
+        """Whether pixels are stored, not image files."""
+        return self.settings["--encoding"] == "raw"
+
+    @property
+    def indexed(self) -> bool:
+        """Whether every shard has an index; earlier versions wrote none."""
+        return all("index" in shard for shard in self.shards.values())
+
+    def split_for(self, role: str, given: str) -> str:
+        """The split to open for a role.
+
+        Args:
+            role: 'train', 'validation' or 'test'. A data set without validation images
+                is validated on its test images, but never ImageNet.
+            given: what names the folder in messages.
+        """
+        stands_in = role == "validation" and not self.dataset.startswith("ILSVRC")
+        for split in (role, "test") if stands_in else (role,):
+            if split in self.splits:
+                return split
         raise InputError(
-            f"{path}: damaged; remove its folder's contents and prepare it again"
-        ) from None
-
-
-def require_size(folder: str, image_size: int, given: str) -> None:
-    """Checks that prepared pictures have the size that a config asks for.
-
-    Raises:
-        InputError: they do not.
-    """
-    manifest = read_manifest(folder)
-    if manifest and manifest["settings"]["--image_size"] != image_size:
-        there = manifest["settings"]["--image_size"]
-        raise InputError(
-            f"dataset.image_size={image_size}: the pictures of {given} were prepared "
-            f"with {there} pixels; set dataset.image_size={there}, or prepare them "
-            f"again with --image_size={image_size}"
-        )
-
-
-def require_no_test(folder: str | Path, split: str, given: str) -> None:
-    """Checks that nobody trains on ImageNet's test pictures, or chooses by them.
-
-    Raises:
-        InputError: the split, 'train+test[:10%]' say, has some of them.
-    """
-    manifest = read_manifest(folder)
-    dataset = manifest["dataset"] if manifest else ""
-    named = {part.partition("[")[0].strip() for part in split.split("+")}
-    if named & {"test", "all"} and dataset.startswith("ILSVRC"):
-        raise InputError(
-            f"{given}: the test pictures of {dataset} are for a last word, never for "
-            "training or validation; prepare its validation pictures too"
-        )
-
-
-def stand_in(folder: str, split: str, splits: Sequence[str], given: str) -> str:
-    """Which split to take: for a missing 'validation' 'test', or the only one.
-
-    Raises:
-        InputError: `prepare` made the folder, and nothing in it may be validated on.
-    """
-    if split != "validation" or split in splits:
-        return split
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return splits[0] if len(splits) == 1 else "test"
-    if manifest["dataset"].startswith("ILSVRC") or "test" not in splits:
-        raise InputError(
-            f"{given}: has no validation pictures, only {', '.join(splits)}; prepare "
+            f"{given}: has no {role} images, only {', '.join(self.splits)}; prepare "
             "them too"
         )
-    return "test"
 
+    def refuse_test_images(self, split: str, given: str) -> None:
+        """Refuse a TFDS split such as 'train+test[:10%]' with ImageNet's test images.
 
-def classes_of(folder: str | Path) -> tuple[str, ...]:
-    """The names of the classes, in label order.
+        They measure a finished network: never train on them, nor choose by them.
+        """
+        named = {part.partition("[")[0].strip() for part in split.split("+")}
+        if named & {"test", "all"} and self.dataset.startswith("ILSVRC"):
+            raise InputError(
+                f"{given}: the test images of {self.dataset} are for a last word "
+                "(evaluate --split=test), never for training or validation; prepare "
+                "its validation images too"
+            )
 
-    Raises:
-        InputError: they are not what they were.
-    """
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    _require_whole(folder, CLASSES, manifest)
-    return tuple(read_lines(Path(folder) / CLASSES))
+    def require_size(self, image_size: int, given: str) -> None:
+        """Refuse another size than that of the stored squares."""
+        if self.image_size != image_size:
+            raise InputError(
+                f"dataset.image_size={image_size}: the images of {given} were prepared "
+                f"with {self.image_size} pixels; set dataset.image_size="
+                f"{self.image_size}, or prepare them again with "
+                f"--image_size={image_size}"
+            )
+
+    def whole(self, folder: str | Path, name: str) -> Path:
+        """The path of a file that is no shard, after checking its SHA-256."""
+        path = Path(folder) / name
+        if not path.is_file() or files.sha256(path) != self.files[name]:
+            raise damaged(path, "not what it was")
+        return path
 
 
 def statistics_of(folder: str | Path) -> Path | None:
-    """The statistics of the prepared training pictures, where there are some.
-
-    Raises:
-        InputError: they are not what they were.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None or STATISTICS not in manifest["files"]:
+    """The statistics of the training images; None if the folder has none."""
+    manifest = Manifest.read(folder)
+    if manifest is None or STATISTICS not in manifest.files:
         return None
-    _require_whole(folder, STATISTICS, manifest)
-    return Path(folder) / STATISTICS
+    return manifest.whole(folder, STATISTICS)
 
 
-def _require_whole(folder: str | Path, name: str, manifest: dict[str, Any]) -> None:
-    path = Path(folder) / name
-    if not path.is_file() or sha256(path) != manifest["files"][name]:
-        raise InputError(f"{path}: damaged, not what it was; {AGAIN}")
+def damaged(file: str | Path, why: str | None) -> InputError:
+    """The error that names a damaged file."""
+    return InputError(f"{file}: damaged ({why}); {AGAIN}")
+
+
+class Prepared:
+    """One split of a folder that `prepare` made.
+
+    A record is checked against its hash when this process reads it for the first time.
+    """
+
+    def __init__(self, folder: str | Path, manifest: Manifest, split: str):
+        """Open the split; its shards and their indices must be whole.
+
+        Args:
+            folder: where it is.
+            manifest: of the folder.
+            split: one of its splits.
+        """
+        folder = Path(folder)
+        self.classes = tuple(files.read_lines(manifest.whole(folder, CLASSES)))
+        self.names: Sequence[str] = ()
+        self._split = split
+        self._shape = (manifest.image_size,) * 2 + (3,) if manifest.raw else None
+        shards = {
+            folder / name: shard
+            for name, shard in manifest.shards.items()
+            if f"-{split}.array_record-" in name
+        }
+        _allow_open_files(len(shards))
+        self._files = [files.OpenFile(path) for path in shards]
+        self._starts = [0, *accumulate(shard["records"] for shard in shards.values())]
+        entries = [_entries(path, shard) for path, shard in shards.items()]
+        self._entries = np.concatenate(entries)
+        self._checked = np.zeros(len(self), bool)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, i: int) -> Record:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        at, size, label, expected = self._entries[i].item()
+        read = functools.partial(self._read, i, at, expected)
+        name = f"{self._split}[{i}]"
+        if self._shape:
+            return Record(name, StoredPixels(self._shape, read), label)
+        encoded = bytearray(size)
+        read(memoryview(encoded))
+        return Record(name, bytes(encoded), label)
+
+    def _read(self, i: int, at: int, expected: int, out: memoryview) -> None:
+        file = self._files[bisect.bisect_right(self._starts, i) - 1]
+        try:
+            whole = index.read(file.descriptor, at, out)
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise InputError(
+                    f"{file.path}: this process may not have so many files open; allow "
+                    f"it {len(self._files) + 1024:,} (ulimit -n)"
+                ) from None
+            raise damaged(file.path, error.strerror) from None
+        if whole and not self._checked[i]:
+            whole = self._checked[i] = index.hash_of(out) == expected
+        if not whole:
+            raise damaged(file.path, f"{self._split}[{i}] is not what it was")
+
+
+def _entries(shard: Path, facts: dict[str, Any]) -> np.ndarray:
+    """The index of a shard, whose size is checked."""
+    path = index.beside(shard)
+    try:
+        if shard.stat().st_size != facts["bytes"]:
+            raise damaged(shard, f"not of {facts['bytes']:,} bytes")
+        if files.sha256(path) != facts["index"]:
+            raise damaged(path, "not what it was")
+        return np.load(path)
+    except OSError as error:
+        raise damaged(error.filename, error.strerror) from None
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of open files for this process and its workers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 1024
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def load_manifest(path: Path) -> dict[str, Any] | None:
+    """Deprecated: until prepare/ uses Manifest."""
+    manifest = Manifest.read(path.parent, unfinished_too=True)
+    return vars(manifest) if manifest else None
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """Deprecated: until prepare/ uses Manifest."""
+    manifest = Manifest.read(folder)
+    return vars(manifest) if manifest else None

@@ -47,8 +47,9 @@ class Square:
         if isinstance(image, bytes):
             image = decode(image, name, out, self.exif_rotation)
         elif isinstance(image, StoredPixels):
-            same = out is not None and out.shape == image.shape
-            image = image.into(out) if same else np.asarray(image)
+            if out is not None and out.shape == image.shape:
+                return image.into(out)
+            image = np.asarray(image)
         square = self._central(image)
         if out is None or square is out:
             return square

@@ -1,34 +1,29 @@
-"""Where pictures come from: every storage is one random-access list of records.
+"""Opens the source that a config names.
 
-A record holds encoded bytes, or pixels where nothing was ever encoded; decoding is
-left to `preprocess`, so that one picture gives one set of pixels whatever stored it.
-Sources travel to spawned worker processes by pickling, and open their files there.
+A record holds encoded bytes, or pixels where nothing was ever encoded. Decoding is left
+to `preprocess`, so that an image has the same pixels in every kind of storage.
 """
 
 import os
 
-from alexnet_jax.data import prepared
 from alexnet_jax.data.folders import ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.ilsvrc import open_folder
 from alexnet_jax.data.images import Source, View
-from alexnet_jax.data.indexed import Indexed, is_indexed
+from alexnet_jax.data.prepared import Manifest, Prepared
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.errors import InputError
 
-KINDS = ("generated", "folder", "records", "tfds")
+KINDS = ("generated", "folder", "records", "tfds")  # until the config table has them
 
 
 def match_classes(source: Source, classes: tuple[str, ...], key: str) -> Source:
-    """Label a source by the classes of training, by name: it may lack some of them.
+    """Label a source by the classes of training, by name; it may lack some of them.
 
     Args:
-        source: the validation pictures.
+        source: the validation images.
         classes: the classes of training, in label order.
         key: the config key or flag that named the source, for messages.
-
-    Raises:
-        InputError: the source has a class that training does not know.
     """
     if source.classes == classes:
         return source
@@ -50,56 +45,68 @@ def open_source(
     image_size: int,
     seed: int,
     tfds_name: str = "",
-    test: bool = False,
 ) -> Source:
-    """Open the pictures that a config names.
+    """Open the images that a config names.
 
     Args:
-        kind: `dataset.source`, one of KINDS.
-        where: a folder or plain tar ('folder'), a folder ('records'), a split of
-            `tfds_name` ('tfds') or how many pictures to draw ('generated').
-        role: 'train' or 'validation'.
+        kind: 'generated', 'folder', 'records' or 'tfds'.
+        where: the number of images to draw ('generated'), a folder or plain tar
+            ('folder'), a folder of `prepare` or TFDS ('records'), or a split of
+            `tfds_name` ('tfds').
+        role: 'train', 'validation' or 'test'. The last opens the split 'test' of
+            'records' or 'tfds', the only way to ImageNet's test images, and elsewhere
+            the images that `where` names.
         key: the config key that gave `where`, for messages.
-        image_size: side in pixels of generated pictures.
-        seed: seed of generated pictures.
-        tfds_name: `dataset.tfds_name`.
-        test: whether ImageNet's test pictures may be named.
-
-    Raises:
-        InputError: there are no such pictures, or only one class to train on.
+        image_size: side in pixels of generated and of prepared images.
+        seed: seed of generated images.
+        tfds_name: the TFDS data set.
     """
-    if kind not in KINDS:
-        raise InputError(f"dataset.source={kind!r}: not one of {', '.join(KINDS)}")
-    if kind != "generated" and not where:
-        raise InputError(f"{key}={where!r}: says nothing to read; set {key}")
     where = str(where)
+    given = f"{key}={where!r}"
+    if kind != "generated" and not where:
+        raise InputError(f"{given}: names nothing to read; set {key}")
     source: Source
     if kind == "generated":
-        source = Generated(_count(where, key), image_size, seed, role)
+        source = Generated(_count(where, given), image_size, seed, role)
     elif kind == "records":
-        prepared.require_size(where, image_size, f"{key}={where!r}")
-        if is_indexed(where):
-            source = Indexed(role, key, where)
-        else:  # TFDS wrote it, or `prepare` before it kept an index
-            source = Tfds(role, key, directory=where)
+        source = _open_records(where, role, key, image_size)
     elif kind == "tfds":
-        source = Tfds(where, key, name=tfds_name, test=test)
+        source = _open_tfds(tfds_name, where, role, key)
     elif os.path.isdir(where):
         source = open_folder(where, key)
     else:
         source = ClassTar(where, key)
     if role == "train" and len(source.classes) < 2:
         raise InputError(
-            f"{key}={where!r}: has one class, {source.classes[0]!r}; "
-            "training needs two or more"
+            f"{given}: has one class, {source.classes[0]!r}; training needs two or more"
         )
     return source
 
 
-def _count(where: str, key: str) -> int:
+def _count(where: str, given: str) -> int:
     try:
         return int(where)
     except ValueError:
         raise InputError(
-            f"{key}={where!r}: not a number of pictures to generate, such as 4000"
+            f"{given}: not a number of images to generate, such as 4000"
         ) from None
+
+
+def _open_records(folder: str, role: str, key: str, image_size: int) -> Source:
+    manifest = Manifest.read(folder)
+    if manifest is None:  # TFDS wrote the folder
+        return Tfds(role, key, directory=folder).labelled()
+    manifest.require_size(image_size, f"{key}={folder!r}")
+    split = manifest.split_for(role, f"{key}={folder!r}")
+    if manifest.indexed:
+        return Prepared(folder, manifest, split)
+    return Tfds(split, key, directory=folder)
+
+
+def _open_tfds(name: str, split: str, role: str, key: str) -> Source:
+    source = Tfds("test" if role == "test" else split, key, name=name)
+    manifest = Manifest.read(source.folder)  # of a prepared folder under this name
+    if manifest and role != "test":
+        given = f"dataset.tfds_name={name!r}, {key}={split!r}"
+        manifest.refuse_test_images(split, given)
+    return source.labelled()

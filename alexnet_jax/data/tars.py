@@ -1,4 +1,4 @@
-"""Plain tars, read in place: members are found once, then read by their position."""
+"""Plain tars, read in place: members are located once and then read by position."""
 
 import contextlib
 import gzip
@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.descriptors import Descriptors
+from alexnet_jax.data.files import OpenFile
 from alexnet_jax.data.images import Record
 from alexnet_jax.errors import InputError
 
-PADDING = 1 << 24  # bytes of zeros behind the last member, at most
+PADDING = 1 << 24  # most bytes of zeros after the last member
 GZIP = b"\x1f\x8b"
-COMPRESSED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
+COMPRESSED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # first bytes of gzip, bzip2 and xz files
 
 
 class Member(NamedTuple):
-    """A picture in a tar."""
+    """An image in a tar."""
 
     name: str  # inside the tar
     tar: str
@@ -30,24 +30,24 @@ class Member(NamedTuple):
 
     @classmethod
     def of(cls, name: str, tar: str | Path, info: tarfile.TarInfo) -> "Member":
-        """A member that `walk` gave, by a name of one's own."""
+        """A member from `walk`, under a name of the caller's choice."""
         return cls(name, str(tar), info.offset_data, info.size)
 
 
 def walk(
     path: str | Path, given: str, wanted: str, start: int = 0, stop: int | None = None
 ) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar, with `offset_data` counted from the start of the file.
+    """The members of a whole, uncompressed tar.
 
     Args:
         path: the file.
-        given: what names the tar in messages.
+        given: names the tar in messages.
         wanted: what to give instead, for messages.
-        start: the first byte of a tar that lies inside of another one.
+        start: the first byte of the tar, if it lies inside of another one.
         stop: the byte behind it.
 
-    Raises:
-        InputError: not a whole, uncompressed tar.
+    Yields:
+        Members, with `offset_data` counted from the start of the file.
     """
     try:
         with open(path, "rb") as file:
@@ -55,8 +55,8 @@ def walk(
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 yield from tar
                 end = tar.offset
-            # tarfile takes a damaged header for the end, and so it does a hole: a whole
-            # tar ends in a block of zeros, and nothing but zeros follows.
+            # tarfile stops without an error at a damaged header. A whole tar ends with
+            # a block of zeros, followed by zeros only.
             rest = max((stop or os.path.getsize(path)) - end, 0)
             file.seek(end)
             ended = tarfile.BLOCKSIZE <= rest <= PADDING and not any(file.read(rest))
@@ -83,24 +83,26 @@ def _why_no_tar(path: str | Path, error: Exception, wanted: str) -> str:
 
 
 class TarImages:
-    """Pictures of one tar, or of a few."""
+    """Images of one or several tars, which are opened when they are first read."""
 
     def __init__(
         self, classes: tuple[str, ...], members: Sequence[Member], labels: Sequence[int]
     ):
-        """The members and their labels give the order; a tar is opened when read.
+        """List the records.
 
-        `prepare` holds a thousand parts of a source before it reads any of them, and a
-        process may commonly have 1,024 files open.
+        Args:
+            classes: names in label order.
+            members: the images, in order.
+            labels: theirs.
         """
         self.classes = classes
-        self._tars = sorted({member.tar for member in members})
-        number = {tar: i for i, tar in enumerate(self._tars)}
+        self.names: Sequence[str] = [member.name for member in members]
+        tars = sorted({member.tar for member in members})
+        number = {tar: i for i, tar in enumerate(tars)}
+        self._files = [OpenFile(tar) for tar in tars]
         spans = [(number[tar], offset, size) for _, tar, offset, size in members]
-        self.names = [member.name for member in members]
-        self._spans = np.array(spans).reshape(-1, 3)
-        self._labels = np.array(labels)
-        self._files = Descriptors()
+        self._spans = np.array(spans, np.int64).reshape(-1, 3)
+        self._labels = np.array(labels, np.int64)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,7 +110,7 @@ class TarImages:
     def only(self, rows: np.ndarray) -> "TarImages":
         """These records, without the memory of the others."""
         members = [
-            Member(self.names[i], self._tars[number], offset, size)
+            Member(self.names[i], self._files[number].path, offset, size)
             for i, (number, offset, size) in zip(
                 rows, self._spans[rows].tolist(), strict=True
             )
@@ -117,15 +119,12 @@ class TarImages:
 
     def __getitem__(self, i: int) -> Record:
         number, offset, size = self._spans[i].tolist()
-        # pread keeps no position, so that threads share the one descriptor.
+        file = self._files[number]
         try:
-            data = os.pread(self._files.of(self._tars[number]), size, offset)
+            data = os.pread(file.descriptor, size, offset)
         except OSError as error:
-            raise InputError(
-                f"{self._tars[number]}: cannot be read: {error.strerror}"
-            ) from None
-        if data.startswith(GZIP):  # as some pictures of ILSVRC2010 are
+            raise InputError(f"{file.path}: cannot be read: {error.strerror}") from None
+        if data.startswith(GZIP):  # some images of ILSVRC2010 are compressed
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 data = gzip.decompress(data)
-        name = f"{self._tars[number]}:{self.names[i]}"
-        return Record(name, data, int(self._labels[i]))
+        return Record(f"{file.path}:{self.names[i]}", data, int(self._labels[i]))

@@ -68,6 +68,11 @@ def test_pictures_are_found_at_any_depth_by_any_common_suffix(tmp_path):
     assert sorted(names) == sorted(wanted)
 
 
+def test_test_images_of_a_folder_are_those_of_the_folder(folder):
+    one, other = (opened("folder", folder, role) for role in ("test", "validation"))
+    assert list(one) == list(other)
+
+
 def test_links_are_followed(folder, tmp_path):
     links = tmp_path / "links"
     links.mkdir()
@@ -269,13 +274,13 @@ def test_classes_match_by_name(tmp_path):
     )
 
 
-def test_generated_and_unknown_kinds():
+def test_generated():
     source = opened("generated", "40", "validation", seed=3)
     expected = Generated(40, 32, 3, "validation")
     assert len(source) == 40
     np.testing.assert_array_equal(source[17][1], expected[17][1])
     refused(lambda: opened("generated", "many"), "dataset.train='many'", "4000")
-    refused(lambda: opened("web", "x"), "dataset.source='web'", "generated, folder")
+    refused(lambda: opened("generated", "40", "test"), "role 'test' is not in")
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +331,7 @@ def test_records(prepared):
     check_toy(validation, 3)  # no 'validation' there, but a 'test'
     assert validation[0].name == "test[0]"
     check_toy(pickle.loads(pickle.dumps(validation)), 3)
+    check_toy(opened("records", str(prepared), "test"), 3)
 
 
 def test_tfds_by_name(prepared, monkeypatch):
@@ -334,6 +340,7 @@ def test_tfds_by_name(prepared, monkeypatch):
     name = "toy:1.0.0"
     check_toy(opened("tfds", "train", tfds_name=name), 6)
     assert len(opened("tfds", "train[:50%]", tfds_name=name)) == 3
+    assert len(opened("tfds", "validation", "test", tfds_name=name)) == 3
     bad = "nosuch"
     refused(
         lambda: opened("tfds", bad, tfds_name=name), "toy:1.0.0", bad, "Unknown split"

@@ -30,17 +30,16 @@ from alexnet_jax.data import prepared
 from alexnet_jax.data.files import read_lines
 from alexnet_jax.data.folders import ClassFolders
 from alexnet_jax.data.ilsvrc import Split
-from alexnet_jax.data.indexed import Indexed
+from alexnet_jax.data.prepared import Prepared
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.survey import survey
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.errors import InputError
-from alexnet_jax.prepare import crew, shards
+from alexnet_jax.prepare import pool, shards
 from alexnet_jax.prepare.__main__ import prepare
-from alexnet_jax.prepare.preparation import Wish
-from alexnet_jax.prepare.unfinished import Unfinished
+from alexnet_jax.prepare.manifest import Settings, load_unfinished
 
 SIZE = 32
 CLASSES = ("bird", "cat", "dog")
@@ -68,7 +67,7 @@ def made(source: Path, destination: Path, splits=(), **changes) -> dict:
         "workers": 1,
         **changes,
     }
-    prepare(Wish(source, destination, **values), splits)
+    prepare(Settings(source, destination, **values), splits)
     return json.loads((destination / "manifest.json").read_text())
 
 
@@ -148,7 +147,7 @@ def test_records_without_an_index_are_the_same(source, tmp_path, encoding):
         (out / f"{name}.index.npy").unlink()
     (out / "manifest.json").write_text(json.dumps(manifest))
     others = records(out)
-    assert (type(indexed), type(others)) == (Indexed, Tfds)
+    assert (type(indexed), type(others)) == (Prepared, Tfds)
     assert indexed.classes == others.classes
     for one, other in zip(indexed, others, strict=True):
         assert (one.name, one.label) == (other.name, other.label)
@@ -266,8 +265,8 @@ def test_neither_workers_nor_kill_9_change_a_byte(source, tmp_path):
 
 def noted(folder: Path) -> bool:
     """Whether a shard is known to be finished."""
-    state = Unfinished.load(folder / "unfinished.npz")
-    return state is not None and bool(state.written)
+    state = load_unfinished(folder)
+    return state is not None and bool(state[1])
 
 
 def test_a_finished_folder_is_verified_and_mended(source, tmp_path, capsys):
@@ -523,31 +522,40 @@ def test_the_test_pictures_are_for_a_last_word(tmp_path, monkeypatch):
     place = tmp_path / "tfds" / "ilsvrc2010" / "1.0.0"
     shutil.copytree(out, place)
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
-    by_name = functools.partial(Tfds, name="ilsvrc2010:1.0.0")
+    options = {"key": "dataset.validation", "image_size": SIZE, "seed": 0}
+    by_name = functools.partial(
+        open_source, "tfds", tfds_name="ilsvrc2010:1.0.0", **options
+    )
     for split in ("test", "test[:50%]", "train+test", "train[:1]+test[:1]", "all"):
-        refused(lambda split=split: by_name(split, "dataset.validation"), "last word")
+        for role in ("train", "validation"):
+            refused(lambda s=split, r=role: by_name(s, r), "last word", "--split=test")
     # Nor prepared once more.
     of_test = made(out, tmp_path / "again", [Split.TEST], image_size=16)
     assert of_test["dataset"] == "ILSVRC2010"
     assert of_test["splits"]["test"]["official"] == 150_000
     refused(lambda: records(tmp_path / "again", "validation", 16), "no validation")
-    last = by_name("test", "dataset.validation", test=True)
-    assert [record.label for record in last] == [1, 0, 1, 0]
+    # But evaluated when asked for.
+    for last in (by_name("validation", "test"), records(out, "test")):
+        assert [record.label for record in last] == [1, 0, 1, 0]
+        assert last[0].name == "test[0]"
 
 
 def test_only_test_pictures(tmp_path):
     out = prepared_with(tmp_path, {"test": 4})
     refused(lambda: records(out, "validation"), "no validation", "only test")
     refused(lambda: records(out, "train"), out, "train")
+    assert len(records(out, "test")) == 4
 
 
 def test_a_folder_without_validation_pictures(source, tmp_path):
     (source / "val").rename(source / "test")
     made(source, tmp_path / "out")
     assert len(records(tmp_path / "out", "validation")) == 6  # of no ImageNet
+    assert len(records(tmp_path / "out", "test")) == 6
     shutil.rmtree(source / "test")
     made(source, tmp_path / "train")
     refused(lambda: records(tmp_path / "train", "validation"), "only train")
+    refused(lambda: records(tmp_path / "train", "test"), "no test", "only train")
 
 
 def test_records_that_do_not_fit_the_config(source, tmp_path):
@@ -661,16 +669,13 @@ def test_what_is_no_destination(source, tmp_path):
         refused(lambda: made(source, tmp_path / "new"), manifest, "damaged")
 
 
-def test_what_is_ready_at_once_comes_in_the_order_of_the_jobs():
-    def slow(pictures):  # until all are ready
-        time.sleep(0.2)
-
-    jobs = crew.do(str, range(50), workers=1, progress=slow)
-    assert list(jobs) == [str(i) for i in range(50)]
+def test_results_come_in_the_order_of_the_jobs():
+    results = pool.run(pow, 2, range(50), [2] * 50)
+    assert list(results) == [i**2 for i in range(50)]
 
 
 def test_a_worker_that_is_killed():
-    jobs = crew.do(os._exit, [9] * 3, workers=2, progress=print)
+    jobs = pool.run(os._exit, 2, [9] * 3)
     refused(lambda: list(jobs), "--workers=2: one of them was killed")
     assert not multiprocessing.active_children()
 
