@@ -1,11 +1,11 @@
-"""App: ImageNet as it is handed out → squares of 256 pixels, as training reads them.
+"""App: from ImageNet as it is distributed to the 256-pixel squares of training.
 
 python -m alexnet_jax.prepare --source=ILSVRC2012 --destination=prepared
 
-The source is a folder with the tars of ILSVRC2012 or ILSVRC2010 (data/ilsvrc.py says
-which), with class folders in train/ and val/ (val/ may be flat, as ILSVRC2012's tar
-unpacks), or one that TFDS prepared. Kill it at any moment: the same command goes on,
-and what it makes is the same, byte for byte.
+The source is a folder with the tars of ILSVRC2012 or ILSVRC2010 (prepare/ilsvrc.py
+lists them), with class folders in train/ and val/ (val/ may be flat, as ILSVRC2012's
+tar unpacks), or one that TFDS prepared. Interrupt it at any moment: the same command
+continues, and the result is the same, byte for byte.
 
 python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper \
     --config.dataset.source=records --config.dataset.train=prepared \
@@ -15,10 +15,8 @@ python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper \
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from tqdm import tqdm
@@ -27,118 +25,95 @@ from alexnet_jax import cli
 from alexnet_jax.cli import say
 from alexnet_jax.data.files import locked
 from alexnet_jax.data.ilsvrc import CLASSES, Split
-from alexnet_jax.data.prepared import UNREADABLE
+from alexnet_jax.data.prepared import UNREADABLE, Manifest
 from alexnet_jax.errors import InputError
-from alexnet_jax.prepare.originals import Originals, open_originals
-from alexnet_jax.prepare.preparation import Preparation, Wish, gigabytes
-from alexnet_jax.prepare.records import ENCODINGS
+from alexnet_jax.prepare.folder import Folder, gigabytes
+from alexnet_jax.prepare.manifest import SUBSAMPLING, Settings
+from alexnet_jax.prepare.originals import open_originals
+from alexnet_jax.prepare.shards import ENCODINGS, SUBSAMPLINGS
 
 
-def prepare(wish: Wish, splits: Sequence[Split] = ()) -> None:
-    """Makes a folder of prepared pictures, or goes on with one.
+def prepare(settings: Settings, splits: Sequence[Split] = ()) -> None:
+    """Make a folder of prepared images, or continue one.
 
     Args:
-        wish: what of, where, and how.
-        splits: which ones; none: all that are there.
-
-    Raises:
-        InputError: there is nothing to prepare, no place for it, or it cannot be
-            written.
+        settings: source, destination and form of the images.
+        splits: the splits to prepare; () prepares all that the source has.
     """
     started = time.perf_counter()
-    originals = open_originals(wish.source, splits)
-    tell(originals)
-    originals.require_outside(wish.destination)
-    with locked(wish.destination, "--destination", "`prepare`"):
-        preparation = Preparation(originals, wish)
-        verify(preparation)
-        missing = sum(s.stop - s.start for s in preparation.missing())
+    originals = open_originals(settings.source, splits)
+    say(f"{originals.dataset}, {len(originals.classes):,} classes")
+    for split, images in originals.splits.items():
+        say(f"  {split}: {len(images):,} images")
+    originals.require_outside(settings.destination)
+    with locked(settings.destination, "--destination", "`prepare`"):
+        folder = Folder(originals, settings)
+        verify(folder)
+        missing = sum(map(len, folder.missing()))
         if missing:
-            require_space(preparation)
+            require_space(folder, settings)
             with bar(missing, "prepare") as progress:
-                preparation.write(progress)
-        manifest = preparation.finish()
-    summarise(manifest, wish.destination, time.perf_counter() - started)
+                folder.write(progress.update)
+        manifest = folder.finish()
+    summarise(manifest, settings.destination, time.perf_counter() - started)
 
 
-def tell(originals: Originals) -> None:
-    """Says what was found."""
-    classes = f"{len(originals.classes):,} classes"
-    say(f"{originals.dataset}, {classes}")
-    for split, pictures in originals.splits.items():
-        say(f"  {split}: {len(pictures):,} pictures")
-
-
-def verify(preparation: Preparation) -> None:
-    """Looks once more at what is finished already, and says what is damaged."""
-    if preparation.damaged_beside:
-        say(f"{preparation.damaged_beside}: damaged; all pictures are looked at again")
-    finished = preparation.finished_shards()
-    if not finished:
+def verify(folder: Folder) -> None:
+    """Check the finished shards, and report damaged ones."""
+    if folder.damaged_file:
+        say(f"{folder.damaged_file}: damaged; all images are read again")
+    written = folder.written()
+    if not written:
         return
-    pictures = sum(s.stop - s.start for s in finished)
-    with bar(pictures, "verify") as progress:
-        preparation.verify(progress)
-    for shard in preparation.damaged:
-        say(f"{shard.file}: damaged; it is written again")
-    whole = len(finished) - len(preparation.damaged)
-    say(f"{whole:,} finished shards are kept")
+    with bar(sum(map(len, written)), "verify") as progress:
+        folder.verify(progress.update)
+    for file in folder.damaged:
+        say(f"{file}: damaged; it is written again")
+    say(f"{len(written) - len(folder.damaged):,} finished shards are kept")
 
 
-def require_space(preparation: Preparation) -> None:
-    """Says how much will be written.
-
-    Raises:
-        InputError: the disk has less.
-    """
-    encoding, sizes = preparation.wish.encoding, preparation.sizes()
-    free = preparation.free()
-    told = {
-        e: f"about {gigabytes(size)} as --encoding={e}" for e, size in sizes.items()
-    }
-    others = [text for e, text in told.items() if e != encoding]
-    say(
-        f"to be written: {told[encoding]} ({', '.join(others)}); "
-        f"{gigabytes(free)} are free"
-    )
-    if sizes[encoding] > free:
+def require_space(folder: Folder, settings: Settings) -> None:
+    """Report how much will be written; refuse if the disk has less."""
+    sizes, free = folder.sizes(), folder.free()
+    words = {e: f"about {gigabytes(sizes[e])} as --encoding={e}" for e in sizes}
+    chosen = words.pop(settings.encoding)
+    others = ", ".join(words.values())
+    say(f"to be written: {chosen} ({others}); {gigabytes(free)} are free")
+    if sizes[settings.encoding] > free:
         raise InputError(
-            f"--destination={str(preparation.wish.destination)!r}: needs "
-            f"{told[encoding]} ({', '.join(others)}), and {gigabytes(free)} are free; "
-            "make room or give another folder"
+            f"--destination={str(settings.destination)!r}: needs {chosen} ({others}), "
+            f"and {gigabytes(free)} are free; make room or give another folder"
         )
 
 
-@contextmanager
-def bar(pictures: int, what: str) -> Iterator[Any]:
-    """A progress bar on stderr: pictures a second, and the time left."""
-    with tqdm(total=pictures, unit=" pictures", desc=what, smoothing=0.05) as shown:
-        yield shown.update
+def bar(images: int, what: str) -> tqdm:
+    """A progress bar on stderr: images per second, and the time left."""
+    return tqdm(total=images, unit=" images", desc=what, smoothing=0.05)
 
 
-def summarise(manifest: dict[str, Any], folder: Path, seconds: float) -> None:
-    """Says what there is now, loudly where it is not what it should be."""
-    size = sum(shard["bytes"] for shard in manifest["shards"].values())
-    for split, counts in manifest["splits"].items():
-        say(f"{split}: {counts['records']:,} pictures of {counts['classes']:,} classes")
+def summarise(manifest: Manifest, folder: Path, seconds: float) -> None:
+    """Report the images of each split, with a warning if any are missing."""
+    size = sum(shard["bytes"] for shard in manifest.shards.values())
+    for split, counts in manifest.splits.items():
+        there = f"{counts['records']:,} images of {counts['classes']:,} classes"
+        say(f"{split}: {there}")
         if counts["unreadable"]:
             warn(
-                f"{split}: {counts['unreadable']:,} pictures cannot be decoded and are "
+                f"{split}: {counts['unreadable']:,} images cannot be decoded and are "
                 f"left out; see {folder / UNREADABLE}"
             )
         official = counts["official"]
-        if official is None:
-            continue
-        if (counts["records"], counts["classes"]) != (official, CLASSES):
+        wanted = (counts["records"], counts["classes"])
+        if official is not None and wanted != (official, CLASSES):
             warn(
-                f"{split}: {counts['records']:,} pictures of {counts['classes']:,} "
-                f"classes, where {manifest['dataset']} has {official:,} of {CLASSES:,}"
+                f"{split}: {there}, where {manifest.dataset} has {official:,} of "
+                f"{CLASSES:,}"
             )
     say(f"{folder}: {gigabytes(size)}, after {seconds:,.0f} s")
 
 
 def warn(text: str) -> None:
-    """Prints a line that is not to be missed."""
+    """Print a warning on stderr."""
     print(f"WARNING: {text}", file=sys.stderr, flush=True)
 
 
@@ -147,40 +122,52 @@ if __name__ == "__main__":
         "source", None, "Folder of tars, of class folders, or of TFDS.", required=True
     )
     DESTINATION = flags.DEFINE_string(
-        "destination", None, "Folder to make, or to go on with.", required=True
+        "destination", None, "Folder to make, or to continue.", required=True
     )
     SPLIT = flags.DEFINE_list(
-        "split", [], f"Of {', '.join(Split)}; without it, all that are there."
+        "split", [], f"Some of {', '.join(Split)}; default: all that the source has."
     )
     ENCODING = flags.DEFINE_enum(
         "encoding", "jpeg", ENCODINGS, "JPEGs are small, raw pixels are read faster."
     )
+    SUBSAMPLED = flags.DEFINE_enum(
+        "subsampling",
+        None,
+        list(SUBSAMPLINGS),
+        "Chroma of JPEGs: 4:4:4 has a third less error than 4:2:0, is 29 % larger and "
+        f"decodes 41 % slower; default: as the folder was begun, {SUBSAMPLING} if new.",
+    )
     IMAGE_SIZE = flags.DEFINE_integer(
         "image_size", 256, "Side of the squares in pixels (§2).", lower_bound=1
+    )
+    EXIF_ROTATION = flags.DEFINE_boolean(
+        "exif_rotation", True, "Rotate images as their EXIF orientation says."
     )
     SHARDS = flags.DEFINE_integer(
         "shards",
         0,
-        "Files of each split; 0: as suits its pictures, 1,024 for ImageNet's.",
+        "Files of each split; 0: a number that suits, 1,024 for ImageNet's.",
         lower_bound=0,
         upper_bound=99_999,
     )
     WORKERS = flags.DEFINE_integer(
-        "workers", os.cpu_count() or 1, "Processes; all cores.", lower_bound=1
+        "workers", os.cpu_count() or 1, "Processes; default: all cores.", lower_bound=1
     )
 
     def main(argv: Sequence[str]) -> None:
-        """Prepares as the flags say."""
+        """Prepare as the flags say."""
         cli.no_more_arguments(argv)
-        wish = Wish(
+        settings = Settings(
             cli.path(SOURCE.value, "--source"),
             cli.path(DESTINATION.value, "--destination"),
             ENCODING.value,
             IMAGE_SIZE.value,
             SHARDS.value,
             WORKERS.value,
+            SUBSAMPLED.value or "",
+            EXIF_ROTATION.value,
         )
         splits = [cli.one_of(name, list(Split), "--split") for name in SPLIT.value]
-        prepare(wish, [Split(name) for name in splits])
+        prepare(settings, [Split(name) for name in splits])
 
     cli.run(main)

@@ -1,6 +1,6 @@
-"""ImageNet as its makers hand it out: the tars of ILSVRC2012 and ILSVRC2010.
+"""ImageNet as its authors distribute it: the tars of ILSVRC2012 and ILSVRC2010.
 
-What must lie in one folder, under the names of the download pages:
+One folder must hold, under the names of the download pages,
 
     ILSVRC2012_img_train.tar    a tar of class tars, n01440764.tar …
     ILSVRC2012_img_val.tar      ILSVRC2012_val_00000001.JPEG …
@@ -11,11 +11,10 @@ or
     ILSVRC2010_devkit-1.0.tar.gz            or its data/ unpacked: meta.mat and
                                             ILSVRC2010_validation_ground_truth.txt
     ILSVRC2010_test_ground_truth.txt        for the test tar
-    patch_images.tar                        pictures that replace those of the same name
+    patch_images.tar                        images that replace those of the same name
 
-A split whose tar is not there is left out. The labels of ILSVRC2012's validation
-pictures are the official ones, which TFDS carries; they may also lie unpacked, flat in
-a folder.
+A split whose tar is missing is left out. The labels of ILSVRC2012's validation images
+are the official ones, which TFDS ships.
 """
 
 import itertools
@@ -24,19 +23,12 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from alexnet_jax.data.ilsvrc import (
-    CLASSES,
-    Split,
-    by_number,
-    official_classes,
-    official_order,
-)
-from alexnet_jax.data.tars import Member, TarPictures, walk
+from alexnet_jax.data.ilsvrc import Split, by_number, official_classes, official_order
+from alexnet_jax.data.tars import Member, TarImages, walk
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare import devkit
 
-# How many pictures there are officially.
-OFFICIAL = {
+OFFICIAL = {  # number of images
     "ILSVRC2012": {Split.TRAIN: 1_281_167, Split.VALIDATION: 50_000},
     "ILSVRC2010": {
         Split.TRAIN: 1_261_406,
@@ -61,11 +53,7 @@ KEY = "--source"
 
 
 def tars_in(folder: Path) -> tuple[str, dict[Split, Path]]:
-    """Which year's tars lie in a folder, and which of them; ('', {}) if none.
-
-    Raises:
-        InputError: the tars of both years.
-    """
+    """Find the year and the tars of a folder; ('', {}) without any."""
     found = {
         year: {s: folder / n for s, n in names.items() if (folder / n).exists()}
         for year, names in TARS.items()
@@ -79,85 +67,74 @@ def tars_in(folder: Path) -> tuple[str, dict[Split, Path]]:
     return (years[0], found[years[0]]) if years else ("", {})
 
 
-def open_tar(year: str, split: Split, tar: Path) -> TarPictures:
-    """The pictures of one tar, labelled, in order of class and name or of number.
+def open_tar(year: str, split: Split, tar: Path) -> TarImages:
+    """Open one tar: labelled images in order of class and name, or of number.
 
     Args:
         year: 'ILSVRC2012' or 'ILSVRC2010'.
-        split: which of its tars.
-        tar: the file; what else is needed lies beside it.
-
-    Raises:
-        InputError: not that tar, not a whole one, or without its labels.
+        split: the split that the tar holds.
+        tar: the file; development kit and patches are searched in the same folder.
     """
-    word = WORDS[split]
+    truth: list[int] = []
     if year == "ILSVRC2012":
         classes = official_classes()
-        truth = official_order() if split == Split.VALIDATION else []
+        if split == Split.VALIDATION:
+            truth = official_order()
     else:
-        classes, by_id = devkit.synsets(tar.parent, CLASSES, KEY)
-        truth = []
+        classes, by_id = devkit.synsets(tar.parent, KEY)
         if split != Split.TRAIN:
-            truth = devkit.truth(tar.parent, devkit.TRUTH[word], by_id, KEY)
+            truth = devkit.truth(tar.parent, split, by_id, KEY)
+    members: Sequence[Member]
+    labels: Sequence[int]
     if split == Split.TRAIN:
         members, labels = _class_tars(year, tar, classes)
     else:
-        members = _numbered(f"{year}_{word}", tar, len(truth))
+        members = _numbered(f"{year}_{WORDS[split]}", tar, len(truth))
         labels = truth[: len(members)]
     if year == "ILSVRC2010":
-        members = _patched(members, tar.parent / PATCHES, word)
-    return TarPictures(classes, members, labels)
+        members = _patched(members, tar.parent / PATCHES, split)
+    return TarImages(classes, members, labels)
 
 
-def _patched(members: Sequence[Member], tar: Path, word: str) -> Sequence[Member]:
-    """Pictures, some of them replaced by those that ILSVRC2010's makers gave later.
-
-    Args:
-        members: the pictures.
-        tar: patch_images.tar, which may be missing.
-        word: the folder in it.
-
-    Raises:
-        InputError: not that tar.
-    """
+def _patched(members: Sequence[Member], tar: Path, split: Split) -> Sequence[Member]:
+    """Replace the images for which patch_images.tar, if present, has a better one."""
     if not tar.exists():
         return members
     given = f"{KEY}: {str(tar)!r}"
-    wanted = "it must be ILSVRC2010's, with pictures in train/, val/ and test/"
-    better: dict[str, dict[str, Member]] = {word: {} for word in WORDS.values()}
+    wanted = "it must be ILSVRC2010's, with images in train/, val/ and test/"
+    patches: dict[str, dict[str, Member]] = {word: {} for word in WORDS.values()}
     for info in walk(tar, given, wanted):
         place = PurePosixPath(info.name)
-        if info.isreg() and place.parent.name in better:
-            better[place.parent.name][place.name] = Member.of(info.name, tar, info)
-    if not any(better.values()):
-        raise InputError(f"{given}: holds no pictures; {wanted}")
-    return [better[word].get(m.name.rpartition("/")[2], m) for m in members]
+        if info.isreg() and place.parent.name in patches:
+            patches[place.parent.name][place.name] = Member.of(info.name, tar, info)
+    if not any(patches.values()):
+        raise InputError(f"{given}: holds no images; {wanted}")
+    better = patches[WORDS[split]]
+    return [better.get(PurePosixPath(m.name).name, m) for m in members]
 
 
 def _class_tars(
     year: str, path: Path, classes: tuple[str, ...]
 ) -> tuple[Sequence[Member], Sequence[int]]:
-    """The pictures of a tar of class tars, and their labels."""
+    """The images of a tar of class tars, and their labels."""
     given = f"{KEY}: {str(path)!r}"
     wanted = f"it must be the tar of class tars, {classes[0]}.tar …, of {year}"
     label_of = {f"{name}.tar": label for label, name in enumerate(classes)}
     found = []
-    inner_tars = walk(path, given, wanted)
-    shown = tqdm(inner_tars, path.name, unit=" class tars", disable=None)  # minutes
-    for inner in shown:
+    outer = walk(path, given, wanted)
+    for inner in tqdm(outer, path.name, unit=" class tars", disable=None):  # minutes
         name = PurePosixPath(inner.name).name
         if inner.isdir():
             continue
         if not inner.isreg() or name not in label_of:
             raise InputError(f"{given}: holds {inner.name!r}; {wanted}")
         stop = inner.offset_data + inner.size
-        where = f"{given}: {name}"
-        for info in walk(path, where, wanted, inner.offset_data, stop):
+        for info in walk(path, f"{given}: {name}", wanted, inner.offset_data, stop):
             if info.isreg():
                 inside = f"{name}/{PurePosixPath(info.name).name}"
                 found.append((label_of[name], Member.of(inside, path, info)))
     if not found:
-        raise InputError(f"{given}: holds no pictures; {wanted}")
+        raise InputError(f"{given}: holds no images; {wanted}")
     found.sort()
     for (_, one), (_, other) in itertools.pairwise(found):
         if one.name == other.name:
@@ -167,7 +144,7 @@ def _class_tars(
 
 
 def _numbered(stem: str, path: Path, labelled: int) -> list[Member]:
-    """The pictures stem_00000001.JPEG … of a flat tar, which must be 1 … N."""
+    """The images stem_00000001.JPEG … of a flat tar, which must be 1 … N."""
     given = f"{KEY}: {str(path)!r}"
     wanted = f"it must be the tar of {stem}_00000001.JPEG …"
     found = []

@@ -143,7 +143,7 @@ def test_a_wrong_file_for_the_training_tar(tmp_path):
         "'n00000001.tar'": class_tars({"n00000001": 1}),
         "not a whole tar": b"hello " * 500,
         "empty": b"",
-        "no pictures": tar_bytes({}),
+        "no images": tar_bytes({}),
     }
     for part, data in wrong.items():
         (tmp_path / TRAIN).write_bytes(data)
@@ -251,7 +251,7 @@ def test_pictures_of_ilsvrc2010_are_replaced_by_the_patches(of_2010):
     assert validation == [first, b"another 2 of val", *others]
     assert [r.image for r in opened(of_2010, Split.TEST)] == before[Split.TEST]
     tar.write_bytes(tar_bytes({"n03_1.JPEG": b"where does it belong?"}))
-    refused(of_2010, Split.TRAIN, tar.name, "no pictures", "train/, val/ and test/")
+    refused(of_2010, Split.TRAIN, tar.name, "no images", "train/, val/ and test/")
     tar.write_bytes(tar_bytes(patches)[:700])
     refused(of_2010, Split.TEST, tar.name, "not a whole tar")
 

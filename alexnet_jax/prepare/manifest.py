@@ -1,0 +1,250 @@
+"""What a folder is made with, what is finished in it, and the files next to the shards.
+
+data/prepared.py lists the files.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from alexnet_jax.data import prepared
+from alexnet_jax.data.files import flush, replaced, sha256, write_lines
+from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.prepared import Manifest
+from alexnet_jax.data.preprocess import Square
+from alexnet_jax.data.statistics import Sums
+from alexnet_jax.errors import InputError
+from alexnet_jax.prepare.originals import Originals
+from alexnet_jax.prepare.shards import Encoder, Shard
+
+Recorded = dict[str, Any]  # settings as JSON keeps them
+# Recorded only if they differ from these: folders made before they existed lack them.
+UNRECORDED = {"--subsampling": "4:2:0", "--exif_rotation": True}
+SUBSAMPLING = "4:4:4"  # of new folders; shards.py says why
+IN_WORDS = {
+    "listing": "other images than --source has now",
+    "pictures": "{} images, not {}",
+    "--shards": "{} files in all (--shards), not {}",
+}
+IN_MANIFEST = ("sha256", "index", "bytes", "records")
+IN_UNFINISHED = (*IN_MANIFEST, "classes", "unreadable")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `prepare`.
+
+    Attributes:
+        source: the folder of the originals.
+        destination: the folder to make or to continue.
+        encoding: one of shards.ENCODINGS.
+        image_size: side of the squares in pixels.
+        shards: files of each split; 0: a number that suits the images.
+        workers: processes.
+        subsampling: of JPEGs, one of shards.SUBSAMPLINGS; '': as the folder was begun,
+            SUBSAMPLING for a new one.
+        exif_rotation: whether to rotate images as their EXIF orientation says.
+    """
+
+    source: Path
+    destination: Path
+    encoding: str
+    image_size: int
+    shards: int
+    workers: int
+    subsampling: str = ""
+    exif_rotation: bool = True
+
+    def continuing(self, begun: Recorded | None) -> "Settings":
+        """These settings, with the subsampling of a folder that was begun before."""
+        if self.subsampling:
+            return self
+        before = {"--subsampling": SUBSAMPLING} if begun is None else begun
+        return replace(self, subsampling={**UNRECORDED, **before}["--subsampling"])
+
+    def encoder(self) -> Encoder:
+        """The form in which images are stored."""
+        square = Square(self.image_size, self.exif_rotation)
+        return Encoder(self.encoding, self.subsampling, square)
+
+    def recorded(self, originals: Originals, shards: int) -> Recorded:
+        """What a folder's manifest records about its making."""
+        recorded = {
+            "--encoding": self.encoding,
+            "--image_size": self.image_size,
+            "--split": ",".join(originals.splits),
+            "--shards": shards,
+            "pictures": sum(map(len, originals.splits.values())),
+            "listing": originals.digest(),
+            "Pillow": PIL.__version__,  # another version may encode differently
+            "--exif_rotation": self.exif_rotation,
+        }
+        if self.encoding == "jpeg":
+            recorded["--subsampling"] = self.subsampling
+        for name, default in UNRECORDED.items():
+            if recorded.get(name) == default:
+                del recorded[name]
+        return recorded
+
+
+def require_same(folder: Path, before: Recorded, now: Recorded) -> None:
+    """Check that a folder is continued with the settings with which it was begun."""
+    for name in (*now, *UNRECORDED):
+        default = UNRECORDED.get(name)
+        old, new = before.get(name, default), now.get(name, default)
+        if old not in (None, new):
+            words = IN_WORDS.get(name, f"{name}={{}}, not {{}}").format(old, new)
+            raise InputError(
+                f"--destination={str(folder)!r}: was begun with {words}; give the "
+                "same, or another folder"
+            )
+
+
+def save_unfinished(
+    folder: Path, settings: Recorded, shards: Iterable[Shard], sums: Sums
+) -> None:
+    """Record which shards of an unfinished folder are written.
+
+    Args:
+        folder: the folder.
+        settings: what it is made with.
+        shards: those that are written.
+        sums: over the training images in them.
+    """
+    written = {shard.file: _facts(shard, IN_UNFINISHED) for shard in shards}
+    text = json.dumps({"settings": settings, "written": written})
+    with replaced(folder / prepared.UNFINISHED) as path, path.open("wb") as file:
+        np.savez(
+            file,
+            text=np.frombuffer(text.encode(), np.uint8),
+            count=sums.count,
+            image=sums.image,
+            products=sums.products,
+        )
+
+
+def load_unfinished(
+    folder: Path,
+) -> tuple[Recorded, dict[str, dict[str, Any]], Sums] | None:
+    """What `save_unfinished` recorded; None if there is no such file or it is damaged.
+
+    Returns:
+        The settings, the facts about each written shard by file, and the sums.
+    """
+    try:
+        data = (folder / prepared.UNFINISHED).read_bytes()
+        with np.load(io.BytesIO(data)) as arrays:
+            tree = json.loads(arrays["text"].tobytes())
+            image, products = arrays["image"], arrays["products"]
+            sums = Sums(int(arrays["count"]), image, products)
+        return tree["settings"], tree["written"], sums
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def write_manifest(
+    folder: Path,
+    originals: Originals,
+    shards: Sequence[Shard],
+    sums: Sums,
+    settings: Recorded,
+) -> None:
+    """Write classes, statistics and TFDS's files, and the manifest at last.
+
+    Args:
+        folder: the folder, which holds all shards.
+        originals: their images.
+        shards: the shards.
+        sums: over the training images in them.
+        settings: what they were made with.
+    """
+    by_split = {s: [x for x in shards if x.split == s] for s in originals.splits}
+    counts: dict[str, dict[str, Any]] = {
+        split: _count(split, by_split[split], originals) for split in by_split
+    }
+    unreadable = (f"{s.split}\t{message}" for s in shards for message in s.unreadable)
+    write_lines(folder / prepared.CLASSES, originals.classes)
+    write_lines(folder / prepared.UNREADABLE, unreadable)
+    names = [prepared.CLASSES, prepared.UNREADABLE]
+    if Split.TRAIN in by_split:
+        sums.statistics().save(folder / prepared.STATISTICS)
+        names.append(prepared.STATISTICS)
+    names += _write_tfds_metadata(folder, originals, by_split, settings)
+    for name in names:
+        flush(folder / name)
+    Manifest(
+        dataset=originals.dataset,
+        settings=settings,
+        splits=counts,
+        files={name: sha256(folder / name) for name in names},
+        shards={shard.file: _facts(shard, IN_MANIFEST) for shard in shards},
+    ).write(folder / prepared.MANIFEST)
+
+
+def _facts(shard: Shard, names: Sequence[str]) -> dict[str, Any]:
+    return {name: vars(shard)[name] for name in names}
+
+
+def _count(split: Split, shards: list[Shard], originals: Originals) -> dict[str, Any]:
+    """The numbers of images of a split: there were, are stored, should be."""
+    images = len(originals.splits[split])
+    records = sum(shard.records for shard in shards)
+    if not records:
+        raise InputError(
+            f"--source: none of the {images:,} images of {split} can be decoded; "
+            f"{shards[0].unreadable[0]}"
+        )
+    return {
+        "pictures": images,
+        "records": records,
+        "unreadable": sum(len(shard.unreadable) for shard in shards),
+        "classes": len(set().union(*(shard.classes for shard in shards))),
+        "official": originals.official(split),
+    }
+
+
+def _write_tfds_metadata(
+    folder: Path,
+    originals: Originals,
+    by_split: dict[Split, list[Shard]],
+    settings: Recorded,
+) -> list[str]:
+    """Write the description that TFDS reads; returns the names of its files."""
+    import tensorflow_datasets as tfds
+
+    size = settings["--image_size"]
+    shape = (size, size, 3)
+    if settings["--encoding"] == "jpeg":
+        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+    else:
+        plain = tfds.features.Encoding.BYTES
+        image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=plain)
+    features = {
+        "image": image,
+        "label": tfds.features.ClassLabel(names=list(originals.classes)),
+        "file_name": tfds.features.Text(),
+    }
+    splits = [
+        tfds.core.SplitInfo(
+            name=split.value,
+            shard_lengths=[shard.records for shard in shards],
+            num_bytes=sum(shard.bytes for shard in shards),
+        )
+        for split, shards in by_split.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=tfds.features.FeaturesDict(features),
+        split_infos=splits,
+        supervised_keys=("image", "label"),
+        check_data=False,
+        description=f"{originals.dataset} as squares of {size} pixels.",
+    )
+    return ["dataset_info.json", "features.json", "label.labels.txt"]

@@ -1,0 +1,58 @@
+"""Worker processes for independent jobs, which stop within one image when asked to."""
+
+import multiprocessing
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from alexnet_jax.data.parent import begin_worker
+from alexnet_jax.errors import InputError
+
+T = TypeVar("T")
+
+_stop: Any = None  # in a worker: the event that asks it to stop
+
+
+class _StoppedError(Exception):
+    """This worker was asked to stop."""
+
+
+def run(do: Callable[..., T], workers: int, *arguments: Iterable[Any]) -> Generator[T]:
+    """The results of jobs, in order, as `map` gives them.
+
+    An exception, Ctrl-C included, stops all workers before it goes on to the caller.
+
+    Args:
+        do: does one job; calls `stop_if_asked` often.
+        workers: processes, spawned; 1 takes this process.
+        arguments: of the jobs, one iterable for each parameter.
+    """
+    if workers == 1:
+        yield from map(do, *arguments)
+        return
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    executor = ProcessPoolExecutor(workers, context, _begin, (stop,))
+    try:
+        yield from executor.map(do, *arguments)
+    except BrokenProcessPool:
+        raise InputError(
+            f"--workers={workers}: one of them was killed, probably because memory is "
+            "short; run the same command again, if need be with fewer"
+        ) from None
+    finally:
+        stop.set()
+        executor.shutdown(cancel_futures=True)
+
+
+def stop_if_asked() -> None:
+    """End the job of a worker that was asked to stop."""
+    if _stop is not None and _stop.is_set():
+        raise _StoppedError
+
+
+def _begin(stop: Any) -> None:
+    global _stop
+    begin_worker()
+    _stop = stop
