@@ -10,29 +10,13 @@ A place below is one in the file without the starts of its blocks.
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
 BLOCK, START = 1 << 16, 24  # bytes of a block, and of those what is not of a record
-BETWEEN = BLOCK  # bytes from the end of a picture to the next one, far less in truth
 MOST = 500 * (BLOCK - START)  # bytes at once: systems read into 1,024 parts at most
 ENTRY = np.dtype([("at", "<i8"), ("size", "<i4"), ("label", "<i4"), ("hash", "<u8")])
-
-
-class Mark(NamedTuple):
-    """By what a picture that was written is found again."""
-
-    beginning: bytes
-    size: int
-    label: int
-    hash: int
-
-    @classmethod
-    def of(cls, image: bytes, label: int) -> "Mark":
-        """The mark of a picture's bytes."""
-        return cls(image[:32], len(image), label, hash_of(image))
 
 
 def beside(shard: Path) -> Path:
@@ -69,29 +53,3 @@ def read(file: int, at: int, out: memoryview) -> bool:
         done += length
         position += length + START
     return os.preadv(file, parts[:-1], first) == position - START - first
-
-
-def find(shard: Path, marks: list[Mark]) -> np.ndarray:
-    """Looks for pictures in the order in which they were written.
-
-    Returns:
-        An ENTRY for each: place, bytes, label and hash.
-
-    Raises:
-        ValueError: one is not there, or not as it was.
-        OSError: the file cannot be read.
-    """
-    entries = np.empty(len(marks), ENTRY)
-    end = 0  # of the picture before
-    with shard.open("rb") as file:
-        for entry, mark in enumerate(marks):
-            near = bytearray(BETWEEN + mark.size)
-            read(file.fileno(), end, memoryview(near))
-            place = near.find(mark.beginning)
-            while hash_of(near[place : place + mark.size]) != mark.hash:
-                place = near.find(mark.beginning, place + 1)
-                if place < 0:
-                    raise ValueError(f"picture {entry} does not read back as it was")
-            entries[entry] = end + place, mark.size, mark.label, mark.hash
-            end += place + mark.size
-    return entries

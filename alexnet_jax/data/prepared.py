@@ -247,15 +247,3 @@ def _allow_open_files(count: int) -> None:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def load_manifest(path: Path) -> dict[str, Any] | None:
-    """Deprecated: until prepare/ uses Manifest."""
-    manifest = Manifest.read(path.parent, unfinished_too=True)
-    return vars(manifest) if manifest else None
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """Deprecated: until prepare/ uses Manifest."""
-    manifest = Manifest.read(folder)
-    return vars(manifest) if manifest else None

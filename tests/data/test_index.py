@@ -5,8 +5,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from alexnet_jax.data import index
-from alexnet_jax.data.index import Mark
-from alexnet_jax.prepare.shards import OPTIONS
+from alexnet_jax.prepare.shards import OPTIONS, Fingerprint, find
 
 
 def some_pictures() -> list[bytes]:
@@ -26,8 +25,9 @@ def shard(tmp_path):
     return tmp_path / "shard"
 
 
-def marks() -> list[Mark]:
-    return [Mark.of(picture, label) for label, picture in enumerate(some_pictures())]
+def found(shard) -> np.ndarray:
+    pictures = some_pictures()
+    return find(shard, list(map(Fingerprint.of, pictures)), list(range(len(pictures))))
 
 
 def read(file, at, size) -> bytes | None:
@@ -41,7 +41,7 @@ def read(file, at, size) -> bytes | None:
 
 
 def test_pictures_are_read_from_where_they_are_found(shard):
-    entries = index.find(shard, marks())
+    entries = found(shard)
     for label, (entry, picture) in enumerate(
         zip(entries, some_pictures(), strict=True)
     ):
@@ -55,12 +55,12 @@ def test_a_picture_that_is_not_what_was_written(shard):
     data = bytearray(shard.read_bytes())
     data[data.index(some_pictures()[8][:100]) + 2_000] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(ValueError, match="picture 8 does not read back as it was"):
-        index.find(shard, marks())
+    with pytest.raises(RuntimeError, match="record 8 does not read back as written"):
+        found(shard)
 
 
 def test_what_the_end_of_the_file_cuts_off_is_missing(shard):
-    entry, end = index.find(shard, marks())[7], some_pictures()[7][-40:]
+    entry, end = found(shard)[7], some_pictures()[7][-40:]
     os.truncate(shard, shard.read_bytes().index(end) + 39)
     assert read(shard, entry["at"], entry["size"]) is None
     assert read(shard, entry["at"], entry["size"] - 1) == some_pictures()[7][:-1]
