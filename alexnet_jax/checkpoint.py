@@ -1,7 +1,7 @@
-"""State, plateau and timing, saved and restored as one thing; Orbax stays in here.
+"""The state of a training, saved and restored as a whole; Orbax is used only here.
 
 The data position is the step itself: batch s of the training stream is a function of
-the seed and s (`data.loader`), so nothing else needs keeping.
+the seed and s (`data.loader`), so nothing else needs to be kept.
 """
 
 import sys
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import orbax.checkpoint as ocp
 
 from alexnet_jax.errors import InputError, NonFiniteError
@@ -19,7 +20,7 @@ from alexnet_jax.step import State
 
 
 def holds_any(directory: Path) -> bool:
-    """Whether there is a whole checkpoint; half-written ones have longer names."""
+    """Whether there is a complete checkpoint; unfinished ones have longer names."""
     return directory.is_dir() and any(d.name.isdigit() for d in directory.iterdir())
 
 
@@ -27,14 +28,14 @@ class Checkpoints:
     """The checkpoints/ of a work directory."""
 
     def __init__(self, directory: Path, keep: int | None = None):
-        """Opens it.
+        """Open the folder.
 
         Args:
             directory: W/checkpoints.
-            keep: the newest so many are kept; None opens it for reading only.
+            keep: number of newest checkpoints to keep; None: read-only.
 
         Raises:
-            InputError: for reading, and there is none.
+            InputError: read-only, and it does not exist.
         """
         self._directory = directory
         if keep is None and not directory.is_dir():
@@ -44,7 +45,7 @@ class Checkpoints:
             )
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
-            # Apart, so that evaluation reads a third of the bytes.
+            # Separate items, so that evaluation reads a third of the bytes.
             item_handlers={
                 "params": ocp.StandardCheckpointHandler(),
                 "rest": ocp.StandardCheckpointHandler(),
@@ -59,15 +60,15 @@ class Checkpoints:
 
     @property
     def newest(self) -> int | None:
-        """Updates done in the newest whole checkpoint, None where there is none."""
+        """Steps done in the newest complete checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: State, memory: dict[str, Any]) -> None:
-        """Starts writing; a kill before the end leaves the older ones untouched.
+    def save(self, state: State, on_host: dict[str, Any]) -> None:
+        """Start writing; a kill before the end leaves the older ones untouched.
 
         Args:
             state: of the training; its step names the checkpoint.
-            memory: plain numbers: plateau and timing.
+            on_host: plain numbers: plateau and timing.
 
         Raises:
             NonFiniteError: a parameter is not finite; nothing is written.
@@ -76,19 +77,18 @@ class Checkpoints:
         if step == self.newest:
             return
         if not bool(_all_finite(state.params)):
-            raise NonFiniteError(f"a parameter is not finite after update {step}")
-        rest = {"step": state.step, "velocity": state.velocity, "sums": state.sums}
+            raise NonFiniteError(f"a parameter is not finite after step {step}")
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
-                rest=ocp.args.StandardSave(rest),
-                memory=ocp.args.JsonSave(memory),
+                rest=ocp.args.StandardSave(_rest(state)),
+                memory=ocp.args.JsonSave(on_host),
             ),
         )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-        """Reads the newest checkpoint onto the devices that `like` names.
+        """Read the newest checkpoint onto the devices that `like` names.
 
         Args:
             like: shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
@@ -97,21 +97,23 @@ class Checkpoints:
             InputError: it is damaged, or of another network.
         """
         params = self.restore_params(like.params)
-        rest = {"step": like.step, "velocity": like.velocity, "sums": like.sums}
-        with self._telling_of_damage():
+        with self._damage_reported():
             restored = self._manager.restore(
                 self.newest,
                 args=ocp.args.Composite(
-                    rest=ocp.args.StandardRestore(rest), memory=ocp.args.JsonRestore()
+                    rest=ocp.args.StandardRestore(_rest(like)),
+                    memory=ocp.args.JsonRestore(),
                 ),
             )
-        return State(params=params, **restored.rest), restored.memory
+        rest = restored.rest
+        state = State(rest["step"], params, rest["velocity"][-1], rest["sums"])
+        return state, restored.memory
 
     def restore_params(self, like: Any) -> Any:
-        """Reads the parameters of the newest checkpoint alone; see `restore`."""
+        """Read the parameters of the newest checkpoint alone; see `restore`."""
         if self.newest is None:
-            raise InputError(f"{self._directory}: holds no whole checkpoint")
-        with self._telling_of_damage():
+            raise InputError(f"{self._directory}: holds no complete checkpoint")
+        with self._damage_reported():
             self._check_shapes(like)
             return self._manager.restore(
                 self.newest,
@@ -119,12 +121,12 @@ class Checkpoints:
             ).params
 
     @contextmanager
-    def _telling_of_damage(self) -> Iterator[None]:
+    def _damage_reported(self) -> Iterator[None]:
         before = sys.unraisablehook
 
         def left_behind(unraisable: Any) -> None:
-            # Where one array cannot be read, Orbax forgets the others on their way:
-            # they tell of it later, at the end of the program.
+            # Where one array cannot be read, Orbax abandons the reads in flight, which
+            # report errors at the end of the program.
             if "Event loop is closed" not in str(unraisable.exc_value):
                 before(unraisable)
 
@@ -133,7 +135,7 @@ class Checkpoints:
             yield
             sys.unraisablehook = before
         except (InputError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
-            # Not the checkpoint's fault: a device without room, a lost process.
+            # Not the checkpoint's fault: a device without memory, a lost process.
             sys.unraisablehook = before
             raise
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
@@ -156,9 +158,18 @@ class Checkpoints:
                 )
 
     def close(self) -> None:
-        """Waits until what was started is written."""
+        """Wait until saves in progress are written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _rest(state: State) -> dict[str, Any]:
+    """A state without its parameters, as it is laid out on the disk.
+
+    The velocities are the last part of a chain of three, which the optimizer once was.
+    """
+    chain = (optax.MaskedState(optax.EmptyState()), optax.EmptyState(), state.opt_state)
+    return {"step": state.step, "velocity": chain, "sums": state.sums}
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:

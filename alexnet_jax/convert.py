@@ -5,42 +5,40 @@ python -m alexnet_jax.convert --source=weights.safetensors --destination=runs/co
 """
 
 import base64
-import dataclasses
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from alexnet_jax import cli, experiment, parallel, runs
+from alexnet_jax import cli, experiment, parallel, workdir
 from alexnet_jax.checkpoint import Checkpoints, holds_any
-from alexnet_jax.data.files import locked
+from alexnet_jax.config import parsed
+from alexnet_jax.data.files import locked, replaced
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
-from alexnet_jax.network.alexnet import LAYERS
-from alexnet_jax.program import make_program
 
 ENDING = ".safetensors"
-# What predict needs beside the weights, carried in the file's metadata.
+# The other files that predict needs, carried in the metadata.
 COMPANIONS = ("config.json", "classes.txt", "statistics.npz")
 
 
 def convert(
     source: Path, destination: Path, config: ml_collections.ConfigDict | None = None
 ) -> None:
-    """Converts in the direction that the endings tell.
+    """Convert in the direction given by the endings.
 
     Args:
         source: a work directory or *.safetensors.
         destination: the other of the two; nothing is overwritten.
-        config: of the network, where the file does not say it.
+        config: of the network, where the file does not carry it.
 
     Raises:
         InputError: not one of each, or see the functions below.
@@ -57,50 +55,57 @@ def convert(
         from_safetensors(source, destination, config)
 
 
-def to_safetensors(workdir: Path, file: Path) -> None:
-    """Writes the newest checkpoint's weights as 'conv1.kernel', 'conv1.bias', ….
+def to_safetensors(folder: Path, file: Path) -> None:
+    """Write the newest checkpoint's weights as 'conv1.kernel', 'conv1.bias', ….
 
     Kernels are (height, width, input channels per group, output channels), fc kernels
     (inputs in height, width, channel order; outputs); all float32.
+
+    Args:
+        folder: a work directory.
+        file: to write.
 
     Raises:
         InputError: no checkpoint there, or the file exists.
     """
     if file.exists():
         raise InputError(f"--destination={file}: exists already; give a new name")
-    config = runs.kept_config(workdir)
+    config = workdir.read_config(folder)
     mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
-    model, _ = runs.trained(workdir, config, mesh, views=1)
+    model, _ = workdir.load_model(folder, config, mesh, views=1)
     tensors = {
-        f"{layer}.{name}": np.asarray(model.params[layer][name])
-        for layer in LAYERS
-        for name in ("kernel", "bias")
+        name: np.asarray(array, np.float32)
+        for name, array in flatten_dict(model.params, sep=".").items()
     }
     metadata = {
-        name: base64.b64encode((workdir / name).read_bytes()).decode()
+        name: base64.b64encode((folder / name).read_bytes()).decode()
         for name in COMPANIONS
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(save(tensors, metadata))
-    os.replace(temporary, file)
+    with replaced(file) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def from_safetensors(
-    file: Path, workdir: Path, config: ml_collections.ConfigDict | None
+    file: Path, folder: Path, config: ml_collections.ConfigDict | None
 ) -> None:
-    """Makes a work directory that evaluates and predicts with a file's weights.
+    """Make a work directory that evaluates and predicts with the weights of a file.
 
-    Config, classes and statistics come from the file where `to_safetensors` wrote
-    them; a file from elsewhere needs a config, and classes.txt and statistics.npz put
-    into the work directory by hand.
+    Config, classes and statistics come from the metadata that `to_safetensors` wrote; a
+    file from elsewhere needs a config, and classes.txt and statistics.npz copied into
+    the work directory.
+
+    Args:
+        file: with the weights.
+        folder: the work directory to make.
+        config: of the network; None: that of the file.
 
     Raises:
-        InputError: the file is of no such network, or the directory holds a run.
+        InputError: the file is of another network, or the directory holds a run.
     """
-    if holds_any(workdir / "checkpoints"):
+    if holds_any(folder / "checkpoints"):
         raise InputError(
-            f"--destination={workdir}: holds checkpoints already; give another folder"
+            f"--destination={folder}: holds checkpoints already; give another folder"
         )
     tensors, metadata = read_safetensors(file)
     try:
@@ -114,28 +119,29 @@ def from_safetensors(
     if config is None:
         if "config.json" not in companions:
             raise InputError(
-                f"--source={file}: does not say which network it is of; add "
+                f"--source={file}: carries no config of its network; add "
                 "--config=configs/X.py"
             )
         text = companions["config.json"].decode(errors="replace")
-        config = cli.as_config(text, f"--source={file}")
+        config = parsed(text, f"--source={file}")
     experiment.check(config)
-    classes = tensors["fc8.bias"].size if "fc8.bias" in tensors else CLASSES
-    mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
-    like = make_program(config, classes, mesh).state
-    params = as_params(tensors, like.params, file)
+    last = experiment.make_network(config, CLASSES).weighted[-1]
+    classes = tensors[f"{last}.bias"].size if f"{last}.bias" in tensors else CLASSES
+    network = experiment.make_network(config, classes)
+    shapes = workdir.parameter_shapes(network, config.augment.crop)
+    state = experiment.state_with(config, as_params(tensors, shapes, file))
     for name in ("config.json", *companions):
-        if (workdir / name).exists():
+        if (folder / name).exists():
             raise InputError(
-                f"--destination={workdir}: has a {name} already; give another folder"
+                f"--destination={folder}: has a {name} already; give another folder"
             )
-    state = jax.tree.map(lambda a: jax.numpy.zeros(a.shape, a.dtype), like)
-    with locked(workdir, "--destination", "run"):
+    with locked(folder, "--destination", "run"):
         for name, data in companions.items():
-            (workdir / name).write_bytes(data)
-        cli.save_config(config, workdir / "config.json")
-        with closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
-            checkpoints.save(dataclasses.replace(state, params=params), {})
+            with replaced(folder / name) as temporary:
+                temporary.write_bytes(data)
+        workdir.write_config(config, folder / "config.json")
+        with closing(Checkpoints(folder / "checkpoints", keep=1)) as checkpoints:
+            checkpoints.save(state, {})
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -152,15 +158,18 @@ def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         raise InputError(f"--source={file}: cannot be read ({error})") from None
 
 
-def as_params(tensors: dict[str, np.ndarray], like: Any, file: Path) -> dict[str, Any]:
-    """Tensors by name → {layer: {'kernel', 'bias'}}, shaped as those of a network.
+def as_params(tensors: dict[str, np.ndarray], shapes: Any, file: Path) -> Any:
+    """Tensors by name → {layer: {'kernel', 'bias'}}, with the shapes of a network.
+
+    Args:
+        tensors: by names such as 'conv1.kernel'.
+        shapes: `workdir.parameter_shapes` of the network.
+        file: for messages.
 
     Raises:
         InputError: a tensor is missing, left over, or of another shape.
     """
-    wanted = {
-        f"{la}.{n}": like[la][n].shape for la in LAYERS for n in ("kernel", "bias")
-    }
+    wanted = {n: leaf.shape for n, leaf in flatten_dict(shapes, sep=".").items()}
     for name in sorted(wanted.keys() | tensors.keys()):
         given = tensors[name].shape if name in tensors else "absent"
         if given != wanted.get(name, "absent"):
@@ -171,16 +180,13 @@ def as_params(tensors: dict[str, np.ndarray], like: Any, file: Path) -> dict[str
             )
     for name, tensor in tensors.items():
         if not np.issubdtype(tensor.dtype, np.floating):
-            raise InputError(f"--source={file}: {name} is of {tensor.dtype}, no floats")
+            raise InputError(
+                f"--source={file}: {name} is of {tensor.dtype}, not floats"
+            )
         if not np.isfinite(tensor).all():
             raise InputError(f"--source={file}: {name} is not finite everywhere")
-    return {
-        layer: {
-            name: jax.numpy.asarray(tensors[f"{layer}.{name}"], "float32")
-            for name in ("kernel", "bias")
-        }
-        for layer in LAYERS
-    }
+    params = {name: jnp.asarray(own, "float32") for name, own in tensors.items()}
+    return unflatten_dict(params, sep=".")
 
 
 if __name__ == "__main__":
@@ -193,7 +199,7 @@ if __name__ == "__main__":
     CONFIG = cli.define_config()
 
     def main(argv: Sequence[str]) -> None:
-        """Converts as the flags say."""
+        """Convert as the flags say."""
         cli.no_more_arguments(argv)
         convert(
             cli.path(SOURCE.value, "--source"),

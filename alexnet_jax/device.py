@@ -1,16 +1,20 @@
-"""How programs are compiled, and where they are kept from one start to the next."""
+"""The backend: how programs are compiled for it, cached, and how fast it multiplies."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
-# XLA for CPUs has two libraries: YNNPACK comes first, Eigen takes what that leaves. In
-# GFLOP/s, forward for one tower, on four cores: conv2 131 and 285, conv3 196 and 330,
-# conv4 200 and 323. Left to the first: products with a batch of 128 vectors (274 and
-# 153 for fc6) and sums over a batch.
+# XLA:CPU has two libraries: YNNPACK comes first, Eigen takes the rest. In GFLOP/s,
+# forward for one tower, on four cores: conv2 131 and 285, conv3 196 and 330, conv4 200
+# and 323. Left to the first: products with a batch of 128 vectors (274 and 153 for fc6)
+# and sums over a batch.
 _FOR_CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
     "LIBRARY_FUSION_TYPE_REDUCE"
@@ -23,7 +27,7 @@ def on_cpu() -> bool:
 
 
 def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
-    """`jax.jit`, with what makes this network fast on the device at hand.
+    """`jax.jit` with the compiler options that make this network fast.
 
     Args:
         function: what to compile.
@@ -33,18 +37,29 @@ def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
     return jax.jit(function, compiler_options=own, **options)
 
 
-def keep() -> None:
-    """Keeps what takes a second or more to compile in the user's cache folder.
+@contextmanager
+def float64(enabled: bool) -> Iterator[None]:
+    """Allow 64-bit arrays while the block runs, for precision='float64'."""
+    before = jax.config.values["jax_enable_x64"]
+    jax.config.update("jax_enable_x64", enabled or before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def cache_programs() -> None:
+    """Keep programs that take a second or more to compile in the user's cache folder.
 
     That is $XDG_CACHE_HOME/alexnet_jax or ~/.cache/alexnet_jax; it may be deleted at
-    any moment. JAX_COMPILATION_CACHE_DIR, JAX's own, comes before it. Where nothing can
-    be written, each start compiles anew.
+    any time. JAX_COMPILATION_CACHE_DIR, JAX's own, takes precedence. Where the folder
+    cannot be written, each start compiles again.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(caches, "alexnet_jax")
-    if not folder.is_absolute():  # XDG says to ignore it; or nobody has a home
+    if not folder.is_absolute():  # to be ignored (XDG), or the user has no home
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +69,34 @@ def keep() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def always() -> None:
-    """Compiles everything anew, for those who time it or read what came out."""
+def compile_always() -> None:
+    """Do not use cached programs, where compilation is timed or its result is read."""
     jax.config.update("jax_enable_compilation_cache", False)
+
+
+def make_product() -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A matrix product; transposed, XLA:CPU uses the faster of its libraries."""
+    return jit(lambda x, y: x.T @ y)
+
+
+def product_flops(mesh: Mesh, dtype: Any) -> float:
+    """FLOP/s of large matrix products on all devices of a mesh, measured briefly.
+
+    One device is measured, for less than half a second. Devices that XLA makes of one
+    processor share its cores, and count once for each process.
+
+    Args:
+        mesh: the devices.
+        dtype: of the matrices.
+    """
+    side = 1536 if on_cpu() else 8192
+    matrix, product = jnp.ones((side, side), dtype), make_product()
+    product(matrix, matrix).block_until_ready()  # compiles it
+    seconds = []
+    for _ in range(4):
+        start = perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(perf_counter() - start)
+    processes = {device.process_index for device in mesh.devices.flat}
+    devices = len(processes) if on_cpu() else mesh.size
+    return devices * 2 * side**3 / min(seconds)

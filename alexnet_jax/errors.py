@@ -1,21 +1,27 @@
+"""Errors that are reported to the user as one line."""
+
+
 class InputError(ValueError):
-    """A mistake in what was given to us: a path, a picture, a flag, a config key.
+    """A mistake in the input: a path, an image, a flag, a config key.
 
     Its message is one line that names the value, what is allowed and where to change
-    it. The apps print that line alone and end with exit status 2 (`cli.run`).
+    it. The apps print that line alone and exit with status 2 (`cli.run`).
     """
 
 
 class NonFiniteError(InputError):
-    """A loss or a parameter is not finite any more: the rate was too large."""
+    """A loss or a parameter is not finite: the learning rate was too large."""
 
     def __init__(self, what: str):
-        """Say what is not finite, and after which update."""
+        """Describe what is not finite, and after which step."""
         super().__init__(
-            f"{what}; the last good checkpoint is kept; start anew with a lower "
+            f"{what}; the last good checkpoint is kept; start again with a lower "
             "optimizer.rate in another --workdir"
         )
 
 
-class PictureError(InputError):
-    """A picture that cannot be decoded; the message names it and says why."""
+class ImageError(InputError):
+    """An image that cannot be decoded; the message names it and the reason."""
+
+
+PictureError = ImageError

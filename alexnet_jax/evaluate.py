@@ -21,71 +21,73 @@ from alexnet_jax import (
     device,
     experiment,
     inference,
+    inputs,
     parallel,
-    pictures,
     processes,
-    runs,
+    workdir,
 )
-from alexnet_jax.data.loader import evaluation_batches
-from alexnet_jax.data.preprocess import Square
+from alexnet_jax.config import shared_by_processes
 from alexnet_jax.errors import InputError
 
 
 def evaluate(
-    workdirs: Sequence[Path],
+    folders: Sequence[Path],
     config: ml_collections.ConfigDict | None = None,
     *,
     views: int = 1,
     split: str = "validation",
     allow_unreadable: bool = False,
 ) -> dict[str, Any]:
-    """Loss and error rates over a whole split, every picture once.
+    """Loss and error rates over a whole split, every image once.
 
     Args:
-        workdirs: of the networks; the answers of several are averaged.
-        config: names the pictures and the mesh; None takes those of the first work
+        folders: work directories of the networks; the predictions of several are
+            averaged.
+        config: names the images and the mesh; None takes those of the first work
             directory, on all devices that divide its batch size.
         views: 1 or 10 (§4.1).
         split: 'validation', 'train' or 'test'.
-        allow_unreadable: leaves out pictures that cannot be decoded, and says so.
+        allow_unreadable: leaves out images that cannot be decoded, and names them.
 
     Returns:
-        The JSON object of commands.md.
+        {'images', 'views', 'models', 'loss', 'top1_error', 'top5_error'}.
 
     Raises:
         InputError: something is missing or does not fit.
-        PictureError: a picture cannot be decoded.
+        ImageError: an image cannot be decoded.
     """
-    configs = [runs.kept_config(w) for w in workdirs]
+    configs = [workdir.read_config(folder) for folder in folders]
     if config is None:
         config = configs[0]
-        # What there is here, not there.
+        # The devices of this machine, not those of the training.
         config.mesh.data = math.gcd(config.batch_size, jax.device_count())
         config.mesh.tower = config.mesh.fc = config.accumulation = 1
     else:
         experiment.check(config)
-        if len(workdirs) == 1:
-            runs.require_same_network(config, configs[0], workdirs[0])
+        if len(folders) == 1:
+            workdir.require_same_network(config, configs[0], folders[0])
+    config.dataset.image_size = configs[0].dataset.image_size
+    with device.float64(any(c.precision == "float64" for c in configs)):
+        return _evaluate(folders, configs, config, views, split, allow_unreadable)
 
-    processes.agree(experiment.shared_by_processes(config))
+
+def _evaluate(
+    folders: Sequence[Path],
+    configs: Sequence[ml_collections.ConfigDict],
+    config: ml_collections.ConfigDict,
+    views: int,
+    split: str,
+    allow_unreadable: bool,
+) -> dict[str, Any]:
+    processes.agree(shared_by_processes(config))
     mesh = experiment.make_mesh(config)
-    process_index, process_count = parallel.own_part(mesh)
-    models, classes = runs.trained_ensemble(workdirs, configs, mesh, views)
-    source = pictures.open_pictures(config, split, tuple(classes))
-    size = configs[0].dataset.image_size
-    batch_size = config.batch_size // config.accumulation
+    part = parallel.process_part(mesh)
+    models, classes = workdir.load_ensemble(folders, configs, mesh, views)
+    source = inputs.open_images(config, split, classes)
     with closing(
-        evaluation_batches(
-            source,
-            Square(size),
-            batch_size=batch_size,
-            process_index=process_index,
-            process_count=process_count,
-            workers=config.dataset.workers,
-            threads=config.dataset.threads,
-            allow_unreadable=allow_unreadable,
-        )
+        inputs.evaluation_input(config, source, part, allow_unreadable)
     ) as batches:
+        batch_size = config.batch_size // config.accumulation
         bar = tqdm(
             batches,
             total=-(-len(source) // batch_size),
@@ -95,10 +97,9 @@ def evaluate(
         )
         rates, unreadable = inference.error_rates(models, bar, mesh)
     for i in processes.of_all(unreadable, len(source)):
-        print(f"left out: {pictures.why_unreadable(source, i)}", file=sys.stderr)
+        print(f"left out: {inputs.why_unreadable(source, i)}", file=sys.stderr)
     if not rates["images"]:
-        named = "train" if split == "train" else "validation"
-        raise InputError(f"dataset.{named}: none of its images can be decoded")
+        raise InputError(f"--split={split}: none of its images can be decoded")
     counts = {"images": rates.pop("images"), "views": views, "models": len(models)}
     return {**counts, **rates}
 
@@ -110,15 +111,15 @@ if __name__ == "__main__":
         "split", "validation", ["validation", "train", "test"], "Images to read."
     )
     ALLOW_UNREADABLE = flags.DEFINE_bool(
-        "allow_unreadable", False, "Leave out pictures that cannot be decoded."
+        "allow_unreadable", False, "Leave out images that cannot be decoded."
     )
 
     COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
 
     def main(argv: Sequence[str]) -> None:
-        """Prints the rates, for people and then as one JSON object."""
+        """Print the rates, readably and then as one JSON object."""
         cli.no_more_arguments(argv)
-        device.keep()
+        device.cache_programs()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
             rates = evaluate(
                 cli.work_directories(CHECKPOINT.value),
@@ -128,7 +129,7 @@ if __name__ == "__main__":
                 allow_unreadable=ALLOW_UNREADABLE.value,
             )
         print(
-            f"{rates['images']:,} pictures, {rates['views']} view(s), "
+            f"{rates['images']:,} images, {rates['views']} view(s), "
             f"{rates['models']} model(s): loss {rates['loss']:.4f}, "
             f"top-1 error {rates['top1_error']:.2%}, "
             f"top-5 error {rates['top5_error']:.2%}"

@@ -1,4 +1,4 @@
-"""Host batches → global arrays on the mesh, one ahead of the training; and rates."""
+"""Host arrays → global arrays on the mesh: batches, one ahead, and learning rates."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +13,14 @@ from alexnet_jax.data.background import Elements
 
 
 class Feed:
-    """Takes the next batch to the devices while they compute on this one.
+    """Transfers the next batch to the devices while they compute on this one.
 
     Attributes:
-        waited: seconds for which the devices had nothing to do but wait for data.
+        waited: seconds in which the devices were idle for lack of data.
     """
 
     def __init__(self, batches: Elements, mesh: Mesh):
-        """Starts on the first batch.
+        """Start with the first batch.
 
         Args:
             batches: of `data.loader.training_batches`; endless.
@@ -38,8 +38,8 @@ class Feed:
         """The next batch.
 
         Args:
-            busy_with: what the devices computed last. Where the batch is not there
-                yet, waiting begins to count when this is done.
+            busy_with: the last result of the devices. Where the batch is not ready,
+                waiting time begins when this is computed.
         """
         if not self._next.done():
             busy_with.block_until_ready()
@@ -51,28 +51,28 @@ class Feed:
         return batch
 
     def close(self) -> None:
-        """Ends the thread, then the workers behind the batches."""
+        """End the thread, then the workers behind the batches."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._batches.close()
 
 
-class SeldomChanging:
-    """Numbers that are sent to the devices only when they are others than before.
+class CachedTransfer:
+    """Sends numbers to the devices only when they differ from the last ones.
 
-    Given to a compiled function as Python's, each of them would be sent anew each time.
+    Passed to a compiled function as Python numbers, each would be sent in every step.
     """
 
     def __init__(self, mesh: Mesh):
-        """Has sent nothing yet.
+        """Nothing has been sent.
 
         Args:
-            mesh: where they go.
+            mesh: to whose devices the numbers go.
         """
-        self._mesh, self._sent, self._there = mesh, None, None
+        self._mesh, self._sent, self._arrays = mesh, None, None
 
-    def there(self, numbers: Any) -> Any:
-        """A tree of numbers as float32 on every device."""
+    def put(self, numbers: Any) -> Any:
+        """A tree of numbers as float32 arrays on every device."""
         if numbers != self._sent:
             arrays = jax.tree.map(lambda x: np.asarray(x, np.float32), numbers)
-            self._sent, self._there = numbers, parallel.everywhere(self._mesh, arrays)
-        return self._there
+            self._sent, self._arrays = numbers, parallel.replicate(self._mesh, arrays)
+        return self._arrays

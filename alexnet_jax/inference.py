@@ -1,4 +1,4 @@
-"""What trained networks answer: averages over views (§4.1) and networks (§6)."""
+"""Predictions averaged over views (§4.1) and networks (§6), and their error rates."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ class Model(NamedTuple):
 def make_probabilities(
     network: AlexNet, mesh: Mesh, side: int, views: int, mean_at: str
 ) -> Callable[..., jax.Array]:
-    """Builds the prediction of one network, averaged over views (§4.1).
+    """Build the prediction of one network, averaged over views (§4.1).
 
     Args:
         network: the network.
@@ -41,9 +41,9 @@ def make_probabilities(
 
     Returns:
         probabilities(params, image uint8 (B, S, S, 3), mean_image (S, S, 3)) →
-        (B, classes), the average of the views' softmax outputs (facts 7).
+        (B, classes), the average of the views' softmax outputs (2012 layer.cu).
     """
-    forward = parallel.testing(network, mesh)
+    forward = parallel.evaluation_forward(network, mesh)
 
     def probabilities(params, image: jax.Array, mean_image: jax.Array) -> jax.Array:
         margin = image.shape[1] - side
@@ -58,7 +58,7 @@ def make_probabilities(
             pixels = jax.lax.dynamic_slice(
                 image, (0, y, x, 0), (image.shape[0], side, side, 3)
             )
-            pixels = pixels.astype(jnp.float32)
+            pixels = pixels.astype(mean_image.dtype)
             at = (y, x) if mean_at == "crop" else centre
             mean = jax.lax.dynamic_slice(mean_image, (*at, 0), (side, side, 3))
             if mean_at == "crop":  # reflected along with its pixels
@@ -87,16 +87,16 @@ def ensemble(models: Sequence[Model], image: jax.Array) -> jax.Array:
 
 @jax.jit
 def _score(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-    # One that float32 rounds to nothing counts as its smallest: 87 nats, where infinity
-    # would be no JSON and hide all other pictures.
-    least = jnp.finfo(jnp.float32).tiny
+    # A probability that underflows to 0 counts as the smallest float, 87 nats: infinity
+    # is not JSON, and would hide the loss of all other images.
+    least = jnp.finfo(probabilities.dtype).tiny
     return score(jnp.log(jnp.maximum(probabilities, least)), labels, weights)
 
 
 def error_rates(
     models: Sequence[Model], batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
 ) -> tuple[dict[str, float], list[int]]:
-    """Loss and error rates over a whole split, each picture counted once.
+    """Loss and error rates over a whole split, each image counted once.
 
     Args:
         models: one, or an ensemble.
@@ -105,8 +105,8 @@ def error_rates(
 
     Returns:
         {'images', 'loss' in nats of the averaged distribution, 'top1_error',
-        'top5_error' from 0 to 1}, and the indices of pictures that were left out
-        because they cannot be decoded.
+        'top5_error' from 0 to 1}, and the indices of images that were left out because
+        they cannot be decoded.
     """
     totals = np.zeros(4)  # float64 on the host: the same for any batch size
     pending: list[Sums] = []

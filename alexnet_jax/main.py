@@ -1,10 +1,10 @@
-"""App: trains, validating as it goes, and goes on where it stopped.
+"""App: trains, validating on the way, and continues where it stopped.
 
 python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper
 
-SIGTERM and Ctrl-C save a checkpoint first and end with status 143 and 130; the same
-command then goes on. Several processes train one network where each is given the same
---coordinator: see launch/.
+SIGTERM and Ctrl-C save a checkpoint first and exit with status 143 and 130; the same
+command then continues the run. Several processes train one network where each is given
+the same --coordinator: see launch/.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ if __name__ == "__main__":
     PROFILE = flags.DEFINE_bool(
         "profile",
         False,
-        "Record updates 10 to 15 of this start in the workdir's profile/, for Perfetto "
-        "or TensorBoard.",
+        "Record steps 10 to 15 of this start in the workdir's profile/, for "
+        "Perfetto or TensorBoard.",
     )
     COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
     flags.mark_flag_as_required("config")
 
     def main(argv: Sequence[str]) -> int:
-        """Trains as the flags say."""
+        """Train as the flags say."""
         cli.no_more_arguments(argv)
-        device.keep()
+        device.cache_programs()
         with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
-            workdir = cli.path(WORKDIR.value, "--workdir")
-            stopped_by = train(CONFIG.value, workdir, PROFILE.value)
+            folder = cli.path(WORKDIR.value, "--workdir")
+            stopped_by = train(CONFIG.value, folder, PROFILE.value)
         return 128 + stopped_by if stopped_by else 0
 
     cli.run(main)

@@ -1,7 +1,6 @@
-"""Sums over examples, the rates made of them, and where they are written."""
+"""Sums over examples, the error rates made of them, and metrics.jsonl."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from alexnet_jax.data.files import replaced
+
 
 @flax.struct.dataclass
 class Sums:
-    """Sums over examples, float32 scalars; counts stay exact below 2²⁴ examples.
+    """Sums over examples, scalars; in float32 counts are exact below 2²⁴ examples.
 
     Attributes:
         images: number of examples.
@@ -27,9 +28,9 @@ class Sums:
     top5: jax.Array
 
     @classmethod
-    def zero(cls) -> "Sums":
-        """Nothing summed yet."""
-        return cls(*[jnp.zeros((), jnp.float32) for _ in range(4)])
+    def zero(cls, dtype: jnp.dtype = jnp.float32) -> "Sums":
+        """The sums over no examples."""
+        return cls(*[jnp.zeros((), dtype) for _ in range(4)])
 
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)
@@ -45,7 +46,7 @@ class Sums:
 
 
 def score(log_probs: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-    """Sums loss and errors over the examples whose weight is 1.
+    """Sum loss and errors over the examples whose weight is 1.
 
     Args:
         log_probs: (B, classes), log of the predicted distribution.
@@ -54,46 +55,45 @@ def score(log_probs: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
     """
     own = jnp.take_along_axis(log_probs, labels[:, None], axis=1)
     classes = jnp.arange(log_probs.shape[1])
-    # Equal probabilities rank by label, so that a network that says nothing is wrong
-    # about most examples; NaN ranks last.
+    # Equal probabilities rank by label, so that constant logits are wrong about most
+    # examples; NaN ranks last.
     ahead = (log_probs > own) | ((log_probs == own) & (classes < labels[:, None]))
     rank = jnp.where(jnp.isnan(own[:, 0]), jnp.inf, ahead.sum(axis=1))
     real = weights > 0
     return Sums(
-        images=weights.sum(),
+        images=weights.sum(dtype=own.dtype),
         loss=-jnp.where(real, own[:, 0], 0).sum(),
-        top1=jnp.sum(real & (rank >= 1), dtype=jnp.float32),
-        top5=jnp.sum(real & (rank >= 5), dtype=jnp.float32),
+        top1=jnp.sum(real & (rank >= 1), dtype=own.dtype),
+        top5=jnp.sum(real & (rank >= 5), dtype=own.dtype),
     )
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, each with the updates done."""
+    """metrics.jsonl: one JSON object a line, each with its step."""
 
     def __init__(self, path: Path, resumed_step: int):
-        """Opens the file; lines past the resumed step are dropped, to be written again.
+        """Open the file and drop the lines after the resumed step.
 
         Args:
-            path: the file, made where there is none.
-            resumed_step: updates done in the checkpoint that the run goes on from.
+            path: of the file, created if missing.
+            resumed_step: steps done in the checkpoint that the run resumes from.
         """
         lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
-        replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        os.replace(replacement, path)
+        with replaced(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._file = path.open("a", buffering=1)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends one line and hands it to the operating system at once."""
+        """Append one line and pass it to the operating system at once."""
         self._file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; one that is cut short or damaged is left out."""
+    """The lines of a metrics file, without those that are cut short or damaged."""
     if not path.exists():
         return []
     lines = []

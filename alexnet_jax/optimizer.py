@@ -1,116 +1,136 @@
-"""The update rule of §5 as an optax chain, and the schedules of its rates."""
+"""The update rule of §5 and the schedules of its learning rates."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax.device import on_cpu
+from alexnet_jax import device
+from alexnet_jax.errors import InputError
+from alexnet_jax.values import one_of
 
-# A rate for every kernel and bias: {'conv1': {'kernel': 0.01, 'bias': 0.02}, …}.
+# One learning rate a kernel and a bias: {'conv1': {'kernel': 0.01, 'bias': 0.02}, …}.
 Rates = Mapping[str, Mapping[str, float]]
 
 
 def momentum_with_decay(
     momentum: float, weight_decay: float
 ) -> optax.GradientTransformationExtraArgs:
-    """The paper's update: the rate is inside the velocity (§5).
+    """The paper's update, with the learning rate ε inside the velocity (§5).
 
         v ← 0.9 · v − 0.0005 · ε · w − ε · ∂L/∂w
         w ← w + v
 
-    Biases do not decay (2012 layer.py hard-wires 0). A layer whose rate is 0 is
-    frozen: neither it nor its velocity moves (2012 weights.cu skips it). `optax.sgd`
-    has the rate outside: there a tenfold drop shrinks the next step tenfold, here the
-    velocity keeps its size and decays over the next ten steps.
+    Biases do not decay (hard-wired in 2012 layer.cu). A layer whose ε is 0 is frozen:
+    neither its weights nor its velocity move (2012 weights.cu skips it). In `optax.sgd`
+    ε is outside: there a tenfold drop shrinks the next step tenfold, here the velocity
+    keeps its size and decays over the next ten steps.
 
     Args:
         momentum: 0.9 in the paper.
         weight_decay: 0.0005 in the paper.
 
     Returns:
-        A transformation whose `update` takes the keyword `rates`.
+        A transformation whose `update` takes the keyword `rates`; its state is an
+        `optax.TraceState` of the velocities.
     """
 
-    def kernels_only(params):
-        return {layer: {"kernel": True, "bias": False} for layer in params}
+    def init(params):
+        return optax.TraceState(trace=jax.tree.map(jnp.zeros_like, params))
 
-    return _freezing(
-        optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=kernels_only),
-            _scale_by_rates(),
-            optax.trace(momentum),
+    def update(gradients, state, params, *, rates):
+        def velocity(path, v, w, gradient, rate):
+            decay = weight_decay if path[-1].key == "kernel" else 0.0
+            moving = momentum * v - rate * (gradient + decay * w)
+            return _computed_once(jnp.where(rate == 0, v, moving))
+
+        velocities = jax.tree_util.tree_map_with_path(
+            velocity, state.trace, params, gradients, dict(rates)
         )
-    )
-
-
-def _scale_by_rates() -> optax.GradientTransformationExtraArgs:
-    def update(updates, state, params=None, *, rates):
-        del params
-        return jax.tree.map(lambda u, rate: -rate * u, updates, dict(rates)), state
-
-    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
-
-
-def _freezing(
-    inner: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
-    """`inner`, whose velocities, the updates, stand still at a rate of 0."""
-
-    def update(updates, state, params=None, *, rates):
-        _, new_state = inner.update(updates, state, params, rates=rates)
-        old, new = velocities(state), velocities(new_state)
-        kept = jax.tree.map(
-            lambda v, v_new, rate: jnp.where(rate == 0, v, v_new), old, new, dict(rates)
+        steps = jax.tree.map(
+            lambda v, rate: jnp.where(rate == 0, 0, v), velocities, dict(rates)
         )
-        kept = jax.tree.map(_made_once, kept)
-        moved = jax.tree.map(
-            lambda v, rate: jnp.where(rate == 0, 0, v), kept, dict(rates)
-        )
-        return moved, optax.tree.set(new_state, trace=kept)
+        return steps, optax.TraceState(trace=velocities)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _made_once(velocity: jax.Array) -> jax.Array:
-    """Keeps a CPU from computing the velocity twice, for itself and for the weights.
+def _computed_once(velocity: jax.Array) -> jax.Array:
+    """Keep XLA:CPU from computing the velocity twice, for itself and for the weights.
 
-    Each computation would need the weights and velocities as they were, so all of them
-    were copied first: for fc6, 107 ms in place of 15.
+    Each computation would need the old weights and velocities, so all of them were
+    copied first: for fc6, 107 ms in place of 15.
     """
-    return jax.lax.optimization_barrier(velocity) if on_cpu() else velocity
-
-
-def velocities(state: optax.OptState):
-    """The velocity of every parameter, as a tree like the parameters."""
-    return optax.tree.get(state, "trace")
+    return jax.lax.optimization_barrier(velocity) if device.on_cpu() else velocity
 
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
-    """From this epoch on, these rates."""
+    """The learning rates from an epoch on."""
 
     epoch: float
     rate: float
     bias_rate: float
 
 
+def read_drops(rows: Sequence[Sequence[float]], key: str) -> list[Drop]:
+    """Rows of (epoch, weight rate, bias rate), by rising epoch.
+
+    Args:
+        rows: of a config.
+        key: of the config, for messages.
+    """
+    drops: list[Drop] = []
+    for row in rows:
+        try:
+            epoch, rate, bias_rate = map(float, row)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{key}={row}: must be rows of (epoch, weight rate, bias rate)"
+            ) from None
+        if not all(0 <= number < math.inf for number in (epoch, rate, bias_rate)):
+            raise InputError(f"{key}={row}: epoch and rates must be 0 or more")
+        if drops and epoch <= drops[-1].epoch:
+            raise InputError(
+                f"{key}={row}: comes after epoch {drops[-1].epoch:g}; put the rows in "
+                "order of their epochs"
+            )
+        drops.append(Drop(epoch, rate, bias_rate))
+    return drops
+
+
+def read_layer_drops(
+    rows: Sequence[Sequence[Any]], layers: Sequence[str], key: str
+) -> dict[str, list[Drop]]:
+    """Rows of (layer, epoch, weight rate, bias rate), as {layer: drops}."""
+    by_layer: dict[str, list[Sequence[float]]] = {}
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 4:
+            raise InputError(
+                f"{key}={row}: must be rows of (layer, epoch, weight rate, bias rate)"
+            )
+        by_layer.setdefault(one_of(row[0], layers, key), []).append(row[1:])
+    return {layer: read_drops(own, key) for layer, own in by_layer.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class EpochSchedule:
-    """Rates by epoch, the same in every run: how the 2012 runs were scripted.
+    """Learning rates by epoch, as the 2012 runs were scripted.
 
     Attributes:
         drops: of all layers, by rising epoch; the first is at epoch 0.
-        layers: {'conv1': drops that go before `drops` from their epoch on}.
+        layers: {'conv1': drops that override `drops` from their epoch on}.
     """
 
     drops: Sequence[Drop]
     layers: Mapping[str, Sequence[Drop]] = dataclasses.field(default_factory=dict)
 
     def rates(self, epoch: float, names: Sequence[str]) -> Rates:
-        """The rates of every layer at an epoch, which may be fractional."""
+        """The learning rates of every layer at a (fractional) epoch."""
         common = [drop for drop in self.drops if drop.epoch <= epoch]
         rates = {}
         for name in names:
@@ -122,18 +142,22 @@ class EpochSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class Plateau:
-    """§5's heuristic and its memory, saved with every checkpoint.
+    """§5's heuristic: lower the learning rate when the error stops improving.
 
     The rate is divided by `factor` when the validation error has not improved for
     `patience` validations in a row; after `drops` divisions, the next such stop ends
-    the training. Immutable: each validation gives the next one.
+    the training. An error that has never been better than chance has not stopped
+    improving: it has not begun to, and is not counted. Immutable: each validation gives
+    the next plateau.
 
     Attributes:
-        rate: of the weights at the start.
+        rate: learning rate of the weights at the start.
         bias_rate: of the biases at the start; divided along.
         factor: 10 in the paper.
         drops: 3 in the paper.
         patience: validations without improvement that count as 'stopped improving'.
+        chance: top-1 error below which the network has begun to learn, from 0 to 1
+            (`chance_error`).
         best: lowest validation top-1 error so far, from 0 to 1.
         waited: validations since then.
         dropped: divisions so far.
@@ -144,39 +168,53 @@ class Plateau:
     factor: float
     drops: int
     patience: int
+    chance: float = 1.0
     best: float = float("inf")
     waited: int = 0
     dropped: int = 0
 
     def rates(self, epoch: float, names: Sequence[str]) -> Rates:
-        """The rates now; the epoch plays no part."""
+        """The learning rates now, whatever the epoch."""
         del epoch
         divisor = self.factor ** min(self.dropped, self.drops)
         own = {"kernel": self.rate / divisor, "bias": self.bias_rate / divisor}
         return dict.fromkeys(names, own)
 
     def after_validation(self, error: float) -> "Plateau":
-        """The plateau that has seen one more validation error."""
+        """The plateau after one more validation error."""
         if error < self.best:
             return dataclasses.replace(self, best=error, waited=0)
+        if self.best >= self.chance:
+            return self
         if self.waited + 1 < self.patience:
             return dataclasses.replace(self, waited=self.waited + 1)
         return dataclasses.replace(self, waited=0, dropped=self.dropped + 1)
 
     @property
     def finished(self) -> bool:
-        """Whether the error stopped improving at the lowest rate too."""
+        """Whether the error stopped improving at the lowest learning rate too."""
         return self.dropped > self.drops
 
     def memory(self) -> dict[str, float]:
-        """What a checkpoint keeps of it."""
+        """The part that changes, for a checkpoint."""
         return {"best": self.best, "waited": self.waited, "dropped": self.dropped}
 
     def with_memory(self, memory: Mapping[str, float]) -> "Plateau":
-        """This plateau, remembering what a checkpoint kept."""
+        """This plateau with the part that a checkpoint kept."""
         return dataclasses.replace(
             self,
             best=float(memory["best"]),
             waited=int(memory["waited"]),
             dropped=int(memory["dropped"]),
         )
+
+
+def chance_error(classes: int, images: int) -> float:
+    """The top-1 error of guessing, less three standard deviations of its estimate.
+
+    Args:
+        classes: number of equally frequent classes.
+        images: on which the error is measured.
+    """
+    error = 1 - 1 / classes
+    return error - 3 * (error * (1 - error) / images) ** 0.5

@@ -1,4 +1,4 @@
-"""App: the likeliest classes of picture files, or of folders of them.
+"""App: the likeliest classes of image files, or of folders of them.
 
 python -m alexnet_jax.predict --checkpoint=runs/paper cat.jpg holiday/
 """
@@ -13,29 +13,31 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, device, inference, parallel, runs
+from alexnet_jax import cli, device, inference, inputs, parallel, workdir
 from alexnet_jax.data.folders import images_below
+from alexnet_jax.data.images import Record
 from alexnet_jax.data.preprocess import Square
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import ImageError, InputError
 
-BATCH = 32  # pictures decoded and answered at once
+BATCH = 32  # images decoded and classified at once
 
 
 def predict(
-    workdirs: Sequence[Path],
-    pictures: Sequence[str],
+    folders: Sequence[Path],
+    images: Sequence[str],
     *,
     views: int = 1,
     top: int = 5,
     names: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Answers about picture files, in order.
+    """Classify image files, in order.
 
     Args:
-        workdirs: of the networks; the answers of several are averaged.
-        pictures: files, and folders of them.
+        folders: work directories of the networks; the predictions of several are
+            averaged.
+        images: files, and folders of them.
         views: 1 or 10 (§4.1).
-        top: so many of the likeliest classes.
+        top: number of likeliest classes.
         names: see `class_names`; None takes those of the class folders.
 
     Yields:
@@ -45,37 +47,34 @@ def predict(
     Raises:
         InputError: something is missing or does not fit.
     """
-    files = list(picture_files(pictures))
+    files = list(image_files(images))
     if not files:
-        raise InputError("no picture given; name picture files or folders of them")
-    configs = [runs.kept_config(w) for w in workdirs]
+        raise InputError("no image given; name image files or folders of them")
+    configs = [workdir.read_config(folder) for folder in folders]
     mesh = parallel.make_mesh(1, 1, configs[0].network.towers, BATCH)
-    models, classes = runs.trained_ensemble(workdirs, configs, mesh, views)
+    models, classes = workdir.load_ensemble(folders, configs, mesh, views)
     if names:
         classes = class_names(names, classes)
 
-    size = configs[0].dataset.image_size
+    square = inputs.make_square(configs[0])
     rows = min(BATCH, len(files))  # one shape, compiled once
     for start in range(0, len(files), rows):
         some = files[start : start + rows]
-        read_ones = [read(file, size) for file in some]
-        squares = np.zeros((rows, size, size, 3), np.uint8)
-        for row, picture in enumerate(read_ones):
-            if isinstance(picture, np.ndarray):
-                squares[row] = picture
+        squares = np.zeros((rows, square.size, square.size, 3), np.uint8)
+        errors = [read(file, square, squares[i]) for i, file in enumerate(some)]
         answers = np.asarray(inference.ensemble(models, jnp.asarray(squares)))
-        for file, picture, answer in zip(some, read_ones, answers, strict=False):
-            if isinstance(picture, PictureError):
-                yield {"image": file, "error": str(picture)}
+        for file, error, answer in zip(some, errors, answers, strict=False):
+            if error:
+                yield {"image": file, "error": error}
             else:
                 yield {"image": file, "top": likeliest(answer, classes, top)}
 
 
-def picture_files(paths: Sequence[str]) -> Iterator[str]:
-    """The files among the paths, and the pictures in the folders among them.
+def image_files(paths: Sequence[str]) -> Iterator[str]:
+    """The files among the paths, and the images in the folders among them.
 
     Raises:
-        InputError: a folder without pictures.
+        InputError: a folder without images.
     """
     for path in paths:
         if not os.path.isdir(path):
@@ -83,18 +82,19 @@ def picture_files(paths: Sequence[str]) -> Iterator[str]:
             continue
         inside = images_below(Path(path))
         if not inside:
-            raise InputError(f"{path}: a folder without pictures")
+            raise InputError(f"{path}: a folder without images")
         yield from (os.path.join(path, file) for file in inside)
 
 
-def read(file: str, size: int) -> np.ndarray | PictureError:
-    """The (size, size, 3) uint8 square of a picture file, or why there is none."""
+def read(file: str, square: Square, out: np.ndarray) -> str:
+    """Read an image file into `out`, uint8 (size, size, 3); the reason if it fails."""
     try:
-        return Square(size).pixels((file, Path(file).read_bytes(), 0))
+        square.pixels(Record(file, Path(file).read_bytes(), 0), out)
     except OSError as error:
-        return PictureError(f"{file}: {error.strerror}")
-    except PictureError as error:
-        return error
+        return f"{file}: {error.strerror}"
+    except ImageError as error:
+        return str(error)
+    return ""
 
 
 def likeliest(probabilities: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
@@ -111,7 +111,7 @@ def likeliest(probabilities: np.ndarray, names: Sequence[str], top: int) -> list
 
 
 def readable(answer: dict[str, Any]) -> str:
-    """An answer as a few lines for people."""
+    """An answer as a few readable lines."""
     if "error" in answer:
         return f"error: {answer['error']}"
     lines = [f"{c['probability']:8.2%}  {c['name']}" for c in answer["top"]]
@@ -119,7 +119,7 @@ def readable(answer: dict[str, Any]) -> str:
 
 
 def class_names(path: str, classes: Sequence[str]) -> list[str]:
-    """Names for people, from lines '…<tab>class<tab>name'.
+    """Readable names, from lines '…<tab>class<tab>name'.
 
     Raises:
         InputError: the file cannot be read or lacks a class.
@@ -141,14 +141,14 @@ def class_names(path: str, classes: Sequence[str]) -> list[str]:
 if __name__ == "__main__":
     CHECKPOINT, VIEWS = cli.define_networks()
     TOP = flags.DEFINE_integer("top", 5, "Classes to print.", lower_bound=1)
-    JSON = flags.DEFINE_bool("json", False, "Print a JSON object a picture.")
+    JSON = flags.DEFINE_bool("json", False, "Print a JSON object an image.")
     NAMES = flags.DEFINE_string(
-        "names", None, "Tab-separated file: … class, name for people."
+        "names", None, "Tab-separated file: … class, readable name."
     )
 
     def main(argv: Sequence[str]) -> int:
-        """Prints the classes of every picture; status 1 if one could not be read."""
-        device.keep()
+        """Print the classes of every image; status 1 if one could not be read."""
+        device.cache_programs()
         unreadable = False
         for answer in predict(
             cli.work_directories(CHECKPOINT.value),

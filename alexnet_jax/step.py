@@ -1,5 +1,6 @@
-"""One update of the training, a pure function of (state, batch)."""
+"""One training step, a pure function of (state, batch)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -15,19 +16,19 @@ from alexnet_jax.network.alexnet import AlexNet
 
 @flax.struct.dataclass
 class State:
-    """All that an update changes.
+    """The arrays that a training step changes.
 
     Attributes:
-        step: int32, updates done.
-        params: {layer: {'kernel', 'bias'}}, float32.
-        velocity: the optimizer's state.
-        sums: loss and errors since they were last written to metrics.jsonl; part of
-            the state so that a resumed run writes the same numbers.
+        step: int32, steps done.
+        params: {layer: {'kernel', 'bias'}}, float32 (float64 in proofs).
+        opt_state: `optax.TraceState` of the velocities.
+        sums: loss and errors since the last line of metrics.jsonl; part of the state so
+            that a resumed run writes the same numbers.
     """
 
     step: jax.Array
     params: Any
-    velocity: optax.OptState
+    opt_state: optax.TraceState
     sums: Sums
 
 
@@ -39,28 +40,22 @@ def initial_params(network: AlexNet, seed: int, side: int) -> Any:
         seed: of the weights.
         side: of the network's input, in pixels.
     """
-    whole = network.clone(
-        towers_here=network.towers, tower_axis=None, fc_axis=None, fc_parts=1
-    )
+    whole = network.clone(towers_here=None, tower_axis=None, fc_axis=None, fc_parts=1)
     return whole.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
 
 
-def initial_state(
-    network: AlexNet, optimizer: optax.GradientTransformation, seed: int, side: int
-) -> State:
-    """`initial_params`, with velocities at 0 (§5)."""
-    params = initial_params(network, seed, side)
-    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), Sums.zero())
+def state_of(params: Any, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step: velocities of 0 (§5)."""
+    sums = Sums.zero(jax.tree.leaves(params)[0].dtype)
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), sums)
 
 
-def state_shardings(state: State, mesh: Mesh) -> State:
-    """Where each part of a state lives: velocities beside their parameters."""
-    everywhere = parallel.replicated(mesh)
-    by_parameter = parallel.parameter_shardings(mesh, state.params)
-    shardings = jax.tree.map(lambda _: everywhere, state)
+def state_shardings(state: State, network: AlexNet, mesh: Mesh) -> State:
+    """Sharding of each part of a state: velocities lie beside their parameters."""
+    by_parameter = parallel.parameter_shardings(network, mesh)
+    shardings = jax.tree.map(lambda _: parallel.replicated(mesh), state)
     return shardings.replace(
-        params=by_parameter,
-        velocity=optax.tree.set(shardings.velocity, trace=by_parameter),
+        params=by_parameter, opt_state=optax.TraceState(trace=by_parameter)
     )
 
 
@@ -71,9 +66,9 @@ def make_train_step(
     seed: int,
     side: int,
     mean_at: str,
-    parts: int = 1,
-):
-    """Builds the update.
+    micro_batches: int = 1,
+) -> Callable[..., tuple[State, jax.Array]]:
+    """Build the training step.
 
     Args:
         network: the network.
@@ -82,51 +77,54 @@ def make_train_step(
         seed: of the dropout masks.
         side: of the network's input, in pixels.
         mean_at: see `training_pixels`.
-        parts: in which the batch is computed, one after another: less memory, and the
-            same update (gradient accumulation).
+        micro_batches: into which the batch is cut, computed in sequence: less memory,
+            and the same step (gradient accumulation).
 
     Returns:
         train_step(state, batch, mean_image, rates) → (state, loss of the batch).
     """
-    forward = parallel.training(network, mesh)
+    forward = parallel.training_forward(network, mesh)
 
     def train_step(state: State, batch: dict, mean_image: jax.Array, rates):
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = batch["weight"].sum()
 
-        def share_of_loss(copies, part: dict):
-            pixels = training_pixels(part, mean_image, side, mean_at)
-            logits = forward(copies, pixels, part["row"], dropout_key)
-            sums = score(jax.nn.log_softmax(logits), part["label"], part["weight"])
+        def share_of_loss(replicas, examples: dict):
+            pixels = training_pixels(examples, mean_image, side, mean_at)
+            logits = forward(replicas, pixels, examples["row"], dropout_key)
+            log_probs = jax.nn.log_softmax(logits)
+            sums = score(log_probs, examples["label"], examples["weight"])
             return sums.loss / images, sums
 
-        cut = parallel.in_parts(mesh, batch, parts)
-        copies, add_up = jax.vjp(lambda p: parallel.copied(mesh, p), state.params)
-        of_copies, sums = _summed(
-            lambda part: jax.grad(share_of_loss, has_aux=True)(copies, part), cut
+        replicas, add_up = jax.vjp(
+            lambda params: parallel.replicas(network, mesh, params), state.params
         )
-        (gradients,) = add_up(of_copies)
-        updates, velocity = optimizer.update(
-            gradients, state.velocity, state.params, rates=rates
+        replica_gradients, sums = _summed(
+            lambda examples: jax.grad(share_of_loss, has_aux=True)(replicas, examples),
+            parallel.micro_batches(mesh, batch, micro_batches),
+        )
+        (gradients,) = add_up(replica_gradients)
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.params, rates=rates
         )
         params = optax.apply_updates(state.params, updates)
         loss = sums.loss / images
-        return State(state.step + 1, params, velocity, state.sums + sums), loss
+        return State(state.step + 1, params, opt_state, state.sums + sums), loss
 
     return train_step
 
 
-def _summed(function, parts: Any) -> Any:
-    """The sum of function(part) over the parts, which lie along the leading axis."""
-    first = jax.tree.map(lambda x: x[0], parts)
-    if all(len(x) == 1 for x in jax.tree.leaves(parts)):
+def _summed(function: Callable[[Any], Any], micro_batches: Any) -> Any:
+    """The sum of function(micro-batch) over the leading axis."""
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    if all(len(x) == 1 for x in jax.tree.leaves(micro_batches)):
         return function(first)
 
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, function(part)), None
+    def add(total, micro_batch):
+        return jax.tree.map(jnp.add, total, function(micro_batch)), None
 
-    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, first))
-    return jax.lax.scan(add, nothing, parts)[0]
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, first))
+    return jax.lax.scan(add, zero, micro_batches)[0]
 
 
 def batch_shapes(batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -149,17 +147,17 @@ def batch_shapes(batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeSt
 def training_pixels(
     batch: dict, mean_image: jax.Array, side: int, mean_at: str
 ) -> jax.Array:
-    """Pictures → mean-free, reflected, colour-shifted crops of them (§4.1).
+    """Images → mean-free, reflected, colour-shifted crops (§4.1).
 
     Args:
         batch: see `batch_shapes`.
-        mean_image: float32 (S, S, 3).
+        mean_image: (S, S, 3); its dtype is the result's.
         side: of the crops, in pixels.
         mean_at: 'crop' subtracts the mean image where the crop was taken, as §2 reads;
-            'centre' its central window from every crop, as the 2012 code did (facts 6).
+            'centre' its central window from every crop, as 2012 convdata_jpeg.py did.
 
     Returns:
-        float32 (B, side, side, 3).
+        (B, side, side, 3).
     """
 
     def crop(image, corner) -> jax.Array:
@@ -170,7 +168,7 @@ def training_pixels(
     def reflected(x: jax.Array) -> jax.Array:
         return jnp.where(flip, x[:, :, ::-1], x)
 
-    pixels = jax.vmap(crop)(batch["image"], batch["crop"]).astype(jnp.float32)
+    pixels = jax.vmap(crop)(batch["image"], batch["crop"]).astype(mean_image.dtype)
     if mean_at == "crop":
         mean = jax.vmap(crop, (None, 0))(mean_image, batch["crop"])
         pixels = reflected(pixels - mean)

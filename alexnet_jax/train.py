@@ -14,76 +14,83 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import (
+    device,
     experiment,
     inference,
+    inputs,
     parallel,
-    pictures,
     processes,
-    runs,
+    workdir,
 )
-from alexnet_jax.benchmark import limits, work
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
+from alexnet_jax.config import shared_by_processes
 from alexnet_jax.data.files import locked
-from alexnet_jax.data.loader import evaluation_batches, training_batches
-from alexnet_jax.data.preprocess import Square
-from alexnet_jax.data.sources import Source
+from alexnet_jax.data.images import Source
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError, NonFiniteError
-from alexnet_jax.feed import Feed, SeldomChanging
+from alexnet_jax.feed import CachedTransfer, Feed
 from alexnet_jax.inference import Model
 from alexnet_jax.metrics import MetricsFile
-from alexnet_jax.network.alexnet import LAYERS
+from alexnet_jax.network.shapes import training_flop
 from alexnet_jax.optimizer import Plateau, Rates
-from alexnet_jax.program import make_program
-from alexnet_jax.progress import Progress, parameter_table
+from alexnet_jax.progress import Progress, Trace, parameter_table
 from alexnet_jax.step import State
-from alexnet_jax.stop import Stop, stop_signal
-from alexnet_jax.trace import Trace
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: Path, profile: bool = False
+    config: ml_collections.ConfigDict, folder: Path, profile: bool = False
 ) -> int | None:
-    """Trains, validating as it goes, from the newest checkpoint if there is one.
-
-    Args:
-        config: see configs/base.py.
-        workdir: made where there is none; a run with the same one goes on exactly
-            where it stopped.
-        profile: records a few updates in workdir/profile (see `Trace`).
+    """Train, validating on the way, from the newest checkpoint if there is one.
 
     Each of several processes (`processes.joined`) calls this with the same config and
-    the same workdir, on a disk that all of them share.
+    the same folder, on a disk that all of them share.
+
+    Args:
+        config: see alexnet_jax/config.py.
+        folder: the work directory, created if missing; a run in the same one continues
+            exactly where it stopped.
+        profile: records a few steps in folder/profile (see `Trace`).
 
     Returns:
-        The signal that stopped it, after a checkpoint; None where it came to its end.
+        The signal that stopped it, after a checkpoint; None where it is complete.
 
     Raises:
-        InputError: config, data, mesh or work directory do not fit, or another run is
-            at work in that.
+        InputError: config, data, mesh or work directory do not fit, or another run uses
+            it.
         NonFiniteError: the loss is not finite; the last good checkpoint is kept.
     """
     experiment.check(config)
-    processes.agree(experiment.shared_by_processes(config))
-    training = pictures.open_pictures(config, "train")
-    validation = pictures.open_pictures(config, "validation", training.classes)
+    with device.float64(config.precision == "float64"):
+        return _train(config, folder, profile)
+
+
+def _train(
+    config: ml_collections.ConfigDict, folder: Path, profile: bool
+) -> int | None:
+    processes.agree(shared_by_processes(config))
+    training = inputs.open_images(config, "train")
+    validation = inputs.open_images(config, "validation", training.classes)
     mesh = experiment.make_mesh(config)
-    parallel.own_part(mesh)
-    pictures.require_a_batch(training, config)
-    processes.agree(pictures.facts(training, validation))
-    with locked(workdir, "--workdir", "run") if processes.first() else nullcontext():
-        runs.settle_config(config, workdir, len(training))
-        runs.settle_classes(training.classes, config, workdir)
-        training, statistics = pictures.surveyed(training, config, workdir)
-        pictures.require_a_batch(training, config)
+    parallel.process_part(mesh)
+    inputs.require_a_batch(training, config)
+    processes.agree({
+        "the images of dataset.train": len(training),
+        "the images of dataset.validation": len(validation),
+        "the classes of dataset.train": list(training.classes),
+    })  # fmt: skip
+    with locked(folder, "--workdir", "run") if processes.first() else nullcontext():
+        workdir.settle_config(config, folder, len(training))
+        workdir.settle_classes(training.classes, config, folder)
+        training, statistics = inputs.surveyed(training, config, folder)
+        inputs.require_a_batch(training, config)
         checkpoints = Checkpoints(
-            workdir / "checkpoints", keep=config.checkpoints_to_keep
+            folder / "checkpoints", keep=config.checkpoints_to_keep
         )
-        with stop_signal() as stop, closing(checkpoints):
+        with processes.stop_signal() as stop, closing(checkpoints):
             run = Run(
                 config,
-                workdir,
+                folder,
                 mesh,
                 training,
                 validation,
@@ -94,9 +101,9 @@ def train(
             run.go(stop)
     done = int(run.state.step)
     if stop.signal and done < run.total and not run.finished:
-        say(f"stopped after update {done:,}; the same command goes on")
+        say(f"stopped after step {done:,}; the same command continues the run")
         return stop.signal
-    say(f"done: {workdir}")
+    say(f"done: {folder}")
     return None
 
 
@@ -106,7 +113,7 @@ class Run:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        workdir: Path,
+        folder: Path,
         mesh: Mesh,
         training: Source,
         validation: Source,
@@ -114,85 +121,78 @@ class Run:
         checkpoints: Checkpoints,
         profile: bool,
     ):
-        """Restores the state, or initialises it in its place on the mesh."""
-        self.config, self.workdir, self.mesh = config, workdir, mesh
+        """Restore the state, or initialise it on its shards."""
+        self.config, self.folder, self.mesh = config, folder, mesh
         self.training, self.validation = training, validation
-        self.schedule = experiment.make_schedule(config)
-        self.augmentation = experiment.make_augmentation(
-            config, statistics, len(training)
+        self.statistics = statistics
+        classes = len(training.classes)
+        self.schedule = experiment.make_schedule(config, classes, len(validation))
+        self.program = experiment.make_program(config, classes, mesh)
+        self.layers = self.program.network.weighted
+        self.mean_image = parallel.replicate(
+            mesh, statistics.mean_image.astype(self.program.mean_image.dtype)
         )
-        self.mean_image = parallel.everywhere(mesh, statistics.mean_image)
-        self.program = make_program(config, len(training.classes), mesh)
         self.probabilities = experiment.make_probabilities(
             config, self.program.network, mesh
         )
-        self.total = experiment.updates(config, len(training))
+        self.total = experiment.total_steps(config, len(training))
         self.checkpoints = checkpoints
         self.state, self.seconds = self.first_state()
+        done = int(self.state.step)
         self.trace = Trace(
-            workdir / "profile" if profile and processes.first() else None,
-            int(self.state.step),
+            folder / "profile" if profile and processes.first() else None,
+            done,
             self.total,
         )
         self.progress = Progress(
-            MetricsFile(workdir / "metrics.jsonl", int(self.state.step))
-            if processes.first()
-            else None,
+            MetricsFile(folder / "metrics.jsonl", done) if processes.first() else None,
             config,
             len(training),
-            len(training.classes),
+            classes,
             self.total,
-            self.most_images_per_second(),
+            self.peak_images_per_second(),
         )
 
     def first_state(self) -> tuple[State, float]:
         """The state to start from, and the seconds trained before it."""
-        say(parameter_table(self.program.state.params))
+        say(parameter_table(self.program.state.params, self.layers))
         if self.checkpoints.newest is None:
             return self.program.initialise(), 0.0
-        state, memory = self.checkpoints.restore(self.program.state)
-        before = memory.get("pictures", len(self.training))  # convert knows of none
+        state, on_host = self.checkpoints.restore(self.program.state)
+        before = on_host.get("pictures", len(self.training))  # absent after convert
         if before != len(self.training):
             raise InputError(
                 f"dataset.train={self.config.dataset.train!r}: has "
-                f"{len(self.training):,} pictures that can be decoded and had "
-                f"{before:,} when {self.workdir} was begun; restore them, or give "
-                "another --workdir"
+                f"{len(self.training):,} images that can be decoded and had {before:,} "
+                f"when {self.folder} was begun; restore them, or give another --workdir"
             )
-        if isinstance(self.schedule, Plateau) and "plateau" in memory:
-            self.schedule = self.schedule.with_memory(memory["plateau"])
-        say(f"going on after update {int(state.step):,}")
-        return state, memory.get("seconds", 0.0)
+        if isinstance(self.schedule, Plateau) and "plateau" in on_host:
+            self.schedule = self.schedule.with_memory(on_host["plateau"])
+        say(f"continuing after step {int(state.step):,}")
+        return state, on_host.get("seconds", 0.0)
 
-    def most_images_per_second(self) -> float:
-        """If the devices did nothing but multiply matrices: what MFU is a share of."""
-        network, images = self.program.network, self.config.batch_size
-        layers = work.layers_of(network, images, self.config.augment.crop)
-        flop = work.training_flop(layers) / images
-        return limits.product_flops(self.mesh, network.dtype) / flop
+    def peak_images_per_second(self) -> float:
+        """If the devices only multiplied matrices: MFU is a share of it."""
+        network = self.program.network
+        flop = training_flop(network, self.config.augment.crop)
+        return device.product_flops(self.mesh, network.dtype) / flop
 
-    def go(self, stop: Stop) -> None:
-        """Updates, lines, validations and checkpoints until the end, or a signal."""
+    def go(self, stop: processes.Stop) -> None:
+        """Steps, lines, validations and checkpoints until the end, or a signal."""
         config, done = self.config, int(self.state.step)
         started = time.perf_counter()
-        process_index, process_count = parallel.own_part(self.mesh)
         feed = Feed(
-            training_batches(
+            inputs.training_input(
+                config,
                 self.training,
-                Square(config.dataset.image_size),
-                self.augmentation,
-                batch_size=config.batch_size,
+                self.statistics,
+                parallel.process_part(self.mesh),
                 start_step=done,
-                process_index=process_index,
-                process_count=process_count,
-                seed=config.seed,
-                workers=config.dataset.workers,
-                threads=config.dataset.threads,
             ),
             self.mesh,
         )
-        rates_there, loss = SeldomChanging(self.mesh), jnp.zeros(())
-        line: dict[str, Any] = {}  # to be written once its numbers are read
+        cached_rates, loss = CachedTransfer(self.mesh), jnp.zeros(())
+        line: dict[str, Any] = {}  # to be written when its numbers are computed
         with closing(self.progress), closing(feed), closing(self.trace):
             for step in range(done + 1, self.total + 1):
                 if self.finished:
@@ -201,11 +201,11 @@ class Run:
                 batch = feed.take(busy_with=loss)
                 rates = self.rates(step)
                 before = loss
-                with jax.profiler.StepTraceAnnotation("update", step_num=step):
+                with jax.profiler.StepTraceAnnotation("step", step_num=step):
                     self.state, loss = self.program.train_step(
-                        self.state, batch, self.mean_image, rates_there.there(rates)
+                        self.state, batch, self.mean_image, cached_rates.put(rates)
                     )
-                # The devices are busy with this step; now the last one is read.
+                # The devices are busy with this step: read the loss of the one before.
                 require_finite(before, step - 1)
                 if line:
                     self.progress.write(line, feed.waited)
@@ -219,7 +219,7 @@ class Run:
                     require_finite(loss, step)
                     line |= self.validate(step)
                 if step % config.checkpoint_every_steps == 0 or last or self.finished:
-                    # What metrics.jsonl tells up to here is never written again.
+                    # A resumed run does not write the lines up to here again.
                     require_finite(loss, step)
                     if line:
                         self.progress.write(line, feed.waited)
@@ -234,64 +234,55 @@ class Run:
         return isinstance(self.schedule, Plateau) and self.schedule.finished
 
     def epoch(self, step: int) -> float:
-        """How often all pictures have been seen after so many updates."""
+        """Passes over the training images after so many steps."""
         return step * self.config.batch_size / len(self.training)
 
     def rates(self, step: int) -> Rates:
-        """The rates of an update, counted from 1."""
-        return self.schedule.rates(self.epoch(step - 1), LAYERS)
+        """The learning rates of a step, counted from 1."""
+        return self.schedule.rates(self.epoch(step - 1), self.layers)
 
     def validation_due(self, step: int) -> bool:
-        """Whether an epoch to validate after ends with this update."""
+        """Whether an epoch that is followed by a validation ends with this step."""
         every = self.config.validate_every_epochs
         if every == 0:
             return False
         return self.epoch(step) // every > self.epoch(step - 1) // every
 
     def take_line(self, step: int, rates: Rates) -> dict[str, Any]:
-        """Takes the sums out of the state; they are read when the line is written."""
+        """Take the sums out of the state; they are read when the line is written."""
         line = {
             "step": step,
             "epoch": self.epoch(step),
             "train": self.state.sums,
-            "train/learning_rate": rates["fc8"]["kernel"],
+            "train/learning_rate": rates[self.layers[-1]]["kernel"],
         }
-        # Made here: the devices would make zeros after this step, and we wait for it.
-        zero = jax.tree.map(lambda _: np.zeros((), np.float32), self.state.sums)
-        zero = parallel.everywhere(self.mesh, zero)
+        # Zeros of the host: on the devices they would be made after this step only.
+        zero = jax.tree.map(lambda x: np.zeros((), x.dtype), self.state.sums)
+        zero = parallel.replicate(self.mesh, zero)
         self.state = dataclasses.replace(self.state, sums=zero)
         return line
 
     def validate(self, step: int) -> dict[str, float]:
-        """Errors over the centre views of the validation pictures (§5)."""
+        """Errors over the centre views of the validation images (§5)."""
         config = self.config
         model = Model(self.probabilities, self.state.params, self.mean_image)
-        process_index, process_count = parallel.own_part(self.mesh)
-        with (
-            self.progress.validating(),
-            closing(
-                evaluation_batches(
-                    self.validation,
-                    Square(config.dataset.image_size),
-                    batch_size=config.batch_size // config.accumulation,
-                    process_index=process_index,
-                    process_count=process_count,
-                    workers=config.dataset.workers,
-                    threads=config.dataset.threads,
-                    allow_unreadable=True,
-                )
-            ) as batches,
-        ):
+        batches = inputs.evaluation_input(
+            config,
+            self.validation,
+            parallel.process_part(self.mesh),
+            allow_unreadable=True,
+        )
+        with self.progress.validating(), closing(batches):
             rates, unreadable = inference.error_rates([model], batches, self.mesh)
         if not rates["images"]:
             raise InputError(
                 f"dataset.validation={config.dataset.validation!r}: none of its "
-                "pictures can be decoded"
+                "images can be decoded"
             )
         unreadable = processes.of_all(unreadable, len(self.validation))
         if unreadable and processes.first():
-            pictures.name_unreadable(
-                self.validation, unreadable, self.workdir / "unreadable_validation.txt"
+            inputs.name_unreadable(
+                self.validation, unreadable, self.folder / "unreadable_validation.txt"
             )
         if isinstance(self.schedule, Plateau) and self.validation_due(step):
             self.schedule = self.schedule.after_validation(rates["top1_error"])
@@ -301,18 +292,18 @@ class Run:
         }
 
     def save(self, seconds: float) -> None:
-        """Saves all that the next start needs."""
-        memory: dict[str, Any] = {"seconds": seconds, "pictures": len(self.training)}
+        """Save the state of the training."""
+        on_host: dict[str, Any] = {"seconds": seconds, "pictures": len(self.training)}
         if isinstance(self.schedule, Plateau):
-            memory["plateau"] = self.schedule.memory()
-        self.checkpoints.save(self.state, memory)
+            on_host["plateau"] = self.schedule.memory()
+        self.checkpoints.save(self.state, on_host)
 
 
 def require_finite(loss: jax.Array, step: int) -> None:
-    """Stops the run when a step's loss is not finite.
+    """Stop the run when the loss of a step is not finite.
 
     Raises:
         NonFiniteError: naming the step.
     """
     if not math.isfinite(float(loss)):
-        raise NonFiniteError(f"the loss is {float(loss)} at update {step}")
+        raise NonFiniteError(f"the loss is {float(loss)} at step {step}")

@@ -4,7 +4,7 @@
     python -m alexnet_jax.main --config=configs/cifar10_tfds.py --workdir=runs/cifar10
 
 Preparing it once needs TensorFlow (`pip install tensorflow`); training does not.
-Expect 33 % top-1 error after 8 of its 20 epochs (measured on the same pictures as JPEGs
+Expect 33 % top-1 error after 8 of its 20 epochs (measured on the same images as JPEGs
 in class folders: --config.dataset.source=folder).
 
 The geometry is adapted: crops of 28 as §4.1 takes 224 of 256; conv1 3×3 at stride 1,
@@ -12,11 +12,11 @@ The geometry is adapted: crops of 28 as §4.1 takes 224 of 256; conv1 3×3 at st
 quarter as wide as the paper's network. Not the CIFAR-10 network of §3.1's Figure 1.
 """
 
-from configs.base import base_config
+from alexnet_jax.config import base_config
 
 
 def get_config():
-    """Returns the paper's network at an eighth of its side."""
+    """The paper's network at an eighth of its side."""
     config = base_config()
     config.epochs = 20.0
     config.checkpoint_every_steps = 500
@@ -27,13 +27,13 @@ def get_config():
     dataset.train = "train"
     dataset.validation = "test"
     dataset.image_size = 32
-    dataset.threads = 1  # small pictures: more only wait for one another
+    dataset.threads = 1  # small images: more only wait for one another
 
     network = config.network
     network.kernels = (32, 64, 96, 96, 64)
     network.units = (512, 512)
-    network.conv1_size = 3
-    network.conv1_stride = 1
+    network.sizes = (3, 5, 3, 3, 3)
+    network.strides = (1, 1, 1, 1, 1)
     # √(2 / inputs) in conv3 and from fc6 on, by which signals keep their size from one
     # layer to the next; 0.7 of it where kernels read one tower; a tenth of it in conv1,
     # which reads grey levels.

@@ -24,9 +24,9 @@ Where the text cannot be followed to the letter, or is silent:
   loss of ln(1000) = 6.91; the 2012 code really started conv3 to conv5 from 0.03.
 """
 
-from configs.base import base_config
+from alexnet_jax.config import base_config
 
 
 def get_config():
-    """Returns the paper's values, which are those of the base."""
+    """The paper's values, which are those of the base."""
     return base_config()

@@ -1,4 +1,4 @@
-"""A narrow AlexNet on generated pictures: watch the whole thing work, no download.
+"""A narrow AlexNet on generated images: watch the whole thing work, no download.
 
     python -m alexnet_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -8,11 +8,12 @@ the paper's 11×11 kernels at stride 4 have 15×15 positions, with the same thre
 rows of zeros.
 """
 
-from configs.base import base_config
+from alexnet_jax.config import base_config
+from alexnet_jax.network.alexnet import FIGURE_2
 
 
 def get_config():
-    """Returns the network made narrow, for 64-pixel crops of generated pictures."""
+    """The network made narrow, for 64-pixel crops of generated images."""
     config = base_config()
     config.batch_size = 64
     config.epochs = 22.0
@@ -28,7 +29,7 @@ def get_config():
     network = config.network
     network.kernels = (32, 64, 96, 96, 64)
     network.units = (256, 256)
-    network.normalise_before_relu = True  # as the 2012 code
+    network.layers = ("conv1", "normalise", "pool", "relu", *FIGURE_2[4:])  # as in 2012
     # The 2012 code's, times √(its inputs to a unit / the inputs here): signals keep
     # the size that they had in the network of full width.
     network.stddevs = (0.01, 0.017, 0.06, 0.06, 0.06, 0.12, 0.04, 0.04)

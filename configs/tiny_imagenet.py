@@ -5,7 +5,7 @@
         --config.dataset.train=tiny-imagenet/train \
         --config.dataset.validation=tiny-imagenet/val
 
-Expect, for the first hundred of its classes (50,000 pictures), about 68 % top-1 error
+Expect, for the first hundred of its classes (50,000 images), about 68 % top-1 error
 over centre views and 67 % over ten, after half an hour on four cores.
 
 The geometry is adapted, since 11×11 kernels at stride 4 leave nothing of 64 pixels:
@@ -14,24 +14,24 @@ positions, what the paper's conv1 and first pooling have together; then 13×13 a
 there, and a last pooling to 3×3. About half as wide as the paper's network.
 """
 
-from configs.base import base_config
+from alexnet_jax.config import base_config
 
 
 def get_config():
-    """Returns the paper's network at a quarter of its side."""
+    """The paper's network at a quarter of its side."""
     config = base_config()
     config.epochs = 16.0
     config.checkpoint_every_steps = 500
 
     dataset = config.dataset
     dataset.image_size = 64
-    dataset.threads = 1  # small pictures: more only wait for one another
+    dataset.threads = 1  # small images: more only wait for one another
 
     network = config.network
     network.kernels = (48, 96, 144, 144, 96)
     network.units = (768, 768)
-    network.conv1_size = 5
-    network.conv1_stride = 2
+    network.sizes = (5, 5, 3, 3, 3)
+    network.strides = (2, 1, 1, 1, 1)
     # The 2012 code's, times √(its inputs to a unit / the inputs here): signals keep
     # the size that they had in the network of full width.
     network.stddevs = (0.022, 0.0141, 0.049, 0.049, 0.049, 0.0327, 0.0231, 0.0231)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
+from alexnet_jax.config import base_config
 from alexnet_jax.convert import to_safetensors
 from alexnet_jax.train import train
-from configs.base import base_config
 
 # Every run compiles the same few functions: the first one does it for all of them.
 SCRATCH = Path(tempfile.mkdtemp(prefix="alexnet_jax_tests_"))

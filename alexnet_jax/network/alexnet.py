@@ -1,156 +1,223 @@
-"""The network of §3, read top to bottom beside Figure 2.
+"""The network of §3, to be read beside Figure 2.
 
-The figure's two halves are the two towers. Written for one device that holds one or
-both of them: `towers_here` says how many, and the four places where the halves of the
-figure touch are the four lines that call `both_towers` and `add_towers`.
+The figure's two halves are the two towers. A network is a sequence of stages, as in
+the 2012 code's layers-*.cfg: `FIGURE_2` is the paper's, and `AlexNet` runs it. The four
+places where the halves of the figure touch are the four lines that say "exchange".
 
-A device may also hold only a slice of the fully-connected layers, as in 'One weird
-trick for parallelizing convolutional neural networks' (Krizhevsky, 2014): then
-`all_examples` fetches the examples of the devices that share these layers with it, and
-the same lines as before fetch their units.
+`AlexNet` is written for one device that holds one or both towers (`towers_here`). A
+device may also hold only a slice of the fully-connected layers, as in 'One weird trick
+for parallelizing convolutional neural networks' (Krizhevsky, 2014): `all_examples` then
+fetches the examples of the devices that share these layers.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.network.layers import Convolution, FullyConnected
 from alexnet_jax.network.ops import (
-    convolution,
     dropout,
     overlapping_pooling,
     response_normalisation,
     spatial_normalisation,
 )
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+FIGURE_2 = (
+    # 224×224×3 in both towers                 # what leaves the line, in one tower:
+    "conv1", "relu", "normalise", "pool",      # 55×55×48 → 27×27×48
+    "conv2", "relu", "normalise", "pool",      # 27×27×128 → 13×13×128
+    "exchange",                                # 13×13×256, the maps of both towers
+    "conv3", "relu",                           # 13×13×192
+    "conv4", "relu",                           # 13×13×192
+    "conv5", "relu", "pool",                   # 13×13×128 → 6×6×128
+    "exchange",                                # 6×6×256
+    "fc6", "relu", "dropout",                  # 2048
+    "exchange",                                # 4096
+    "fc7", "relu", "dropout",                  # 2048
+    "exchange",                                # as sums: see `AlexNet.add_towers`
+    "fc8",                                     # 1000, the same in both
+)  # fmt: skip
+
+UNITS = {
+    "relu": nn.relu,  # f(x) = max(0, x) (§3.1)
+    "tanh": jnp.tanh,  # §3.1's comparison
+    "logistic": nn.sigmoid,  # (1 + e^−x)^−1 (§3.1)
+    "abs_tanh": lambda x: jnp.abs(jnp.tanh(x)),  # Jarrett et al., 2009 (§3.1)
+}
+NORMALISATIONS = ("normalise", "normalise_within_maps")
+OPERATIONS = (*UNITS, *NORMALISATIONS, "pool", "dropout", "exchange")  # no weights
 
 
 class AlexNet(nn.Module):
     """Five convolutional and three fully-connected layers (§3.5).
 
+    Every attribute up to `dropout` is a key of the config's `network`. Tuples have an
+    entry for each convolution (`kernels` to `paddings`), each fully-connected layer but
+    the last (`units`) or each layer with weights (`stddevs`, `biases`), in the order of
+    `layers`.
+
     Attributes:
-        classes: outputs of fc8.
-        kernels: of conv1 to conv5, over all towers (96-256-384-384-256).
-        units: of fc6 and fc7, over all towers (4096-4096).
+        layers: the stages, from the pixels to the logits. A name that begins with
+            'conv' or 'fc' is a layer with weights; the others are `OPERATIONS`.
+            'exchange' stands before a layer that reads the maps of both towers.
+        kernels: maps of each convolution, over all towers.
+        sizes: sides of the kernels, in pixels.
+        strides: distances between neighbouring positions, in pixels.
+        paddings: rows and columns of zeros on each side, in pixels.
+        units: of each fully-connected layer but the last, over all towers.
         towers: 2 as in Figure 2; 1 makes every layer dense.
-        conv1_size: side of conv1's kernels in pixels (11).
-        conv1_stride: their stride in pixels (4).
-        normalise_before_relu: conv1 → normalise → pool → ReLU, as the 2012 code does
-            (facts 1.2), in place of §3.5's ReLU → normalise → pool.
+        pool_size: side of a pooling window, in pixels (§3.4).
+        pool_stride: distance between neighbouring windows, in pixels (§3.4).
         response_depth: n of §3.3.
         response_k: k of §3.3.
         response_alpha: α of §3.3; the 2012 code divides it by n.
         response_beta: β of §3.3.
         response_range: 'tower': windows end with the maps of a tower, as in the 2012
             code; 'layer': N is the number of kernels in the layer, as §3.3 says.
-        spatial_alpha: α of the 5×5 normalisation that the 2012 code has after conv2's;
-            0 leaves it out, as the paper does.
-        stddevs: of the Gaussian weights, conv1 to fc8 (§5).
-        biases: the constants that biases start from, conv1 to fc8 (§5).
-        dropout_rate: of fc6 and fc7 (§4.2).
-        dtype: of the computation; parameters, their gradients and logits are float32
-            always.
-        towers_here: towers on this device, 1 or `towers`.
-        tower_axis: mesh axis over which the towers are spread; None where there is
-            no mesh around, as in `init`.
+        spatial_alpha: α of 'normalise_within_maps' (docs/sources.md).
+        stddevs: of the Gaussian weights (§5).
+        biases: the constants that biases start from (§5).
+        dropout: probability that a unit is zeroed (§4.2).
+        classes: outputs of the last layer.
+        dtype: of the computation. Parameters, gradients and logits are float32, or
+            float64 where this is float64.
+        towers_here: towers on this device; None: all.
+        tower_axis: mesh axis over which the towers are spread; None: no mesh.
         fc_axis: mesh axis over which the units of each tower's fully-connected layers
-            are spread once more, and the examples with them; None: they are not.
+            are spread, and the examples with them; None: they are not.
         fc_parts: devices along that axis.
     """
 
-    classes: int = 1000
-    kernels: tuple[int, ...] = (96, 256, 384, 384, 256)
+    layers: tuple[str, ...] = FIGURE_2
+    #                           conv1, conv2, conv3, conv4, conv5
+    kernels: tuple[int, ...] = (96,    256,   384,   384,   256)  # fmt: skip
+    sizes: tuple[int, ...] =   (11,    5,     3,     3,     3)  # fmt: skip
+    strides: tuple[int, ...] = (4,     1,     1,     1,     1)  # fmt: skip
+    paddings: tuple[int, ...] = (0,    2,     1,     1,     1)  # fmt: skip
+    #                         fc6,  fc7
     units: tuple[int, ...] = (4096, 4096)
     towers: int = 2
-    conv1_size: int = 11
-    conv1_stride: int = 4
-    normalise_before_relu: bool = False
+    pool_size: int = 3
+    pool_stride: int = 2
     response_depth: int = 5
     response_k: float = 2.0
     response_alpha: float = 1e-4
     response_beta: float = 0.75
     response_range: str = "tower"
-    spatial_alpha: float = 0.0
+    spatial_alpha: float = 0.001 / 25
     stddevs: tuple[float, ...] = (0.01,) * 8
     biases: tuple[float, ...] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
-    dropout_rate: float = 0.5
+    dropout: float = 0.5
+    classes: int = 1000
     dtype: jnp.dtype = jnp.float32
-    towers_here: int = 2
+    towers_here: int | None = None
     tower_axis: str | None = None
     fc_axis: str | None = None
     fc_parts: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, rows: jax.Array | None = None) -> jax.Array:
-        """Maps pixels to logits; the comments give the shape in one tower.
+        """Map pixels to logits.
 
         Args:
-            x: (B, 224, 224, 3), grey levels less the mean image.
+            x: (B, H, W, 3), grey levels less the mean image; 224×224 in the paper.
             rows: int32 (B,), positions in the global batch of the examples that the
-                fully-connected layers see here (B·fc_parts where they are shared):
-                trains, with dropout masks drawn from the 'dropout' rng. None tests,
-                where dropout multiplies by one half.
+                fully-connected layers see here (B·fc_parts where they are shared).
+                Given: a training pass, with dropout masks drawn from the 'dropout'
+                rng. None: a test pass, where dropout multiplies by one half.
 
         Returns:
-            float32 (B, classes).
+            (B, classes), float32 or wider.
         """
-        towers = self.towers_here
         x = x.astype(self.dtype)
+        reads_all = True  # both towers look at the same pixels
+        for stage, following in zip(self.layers, (*self.layers[1:], ""), strict=True):
+            match stage:
+                case "exchange":
+                    x, reads_all = self.both_towers(x, before=following), True
+                case "normalise":
+                    x = self.normalise(x)
+                case "normalise_within_maps":
+                    x = spatial_normalisation(x, alpha=self.spatial_alpha)
+                case "pool":
+                    x = overlapping_pooling(x, self.pool_size, self.pool_stride)
+                case "dropout":
+                    x = self.drop(x, rows)
+                case unit if unit in UNITS:
+                    x = UNITS[unit](x)
+                case layer:
+                    x, reads_all = self.layer(layer, reads_all, x), False
+        return x
 
-        x = self.conv("conv1", self.conv1_size, self.conv1_stride)(x)  # 55×55×48
-        if self.normalise_before_relu:
-            x = nn.relu(overlapping_pooling(self.normalise(x)))  # 27×27×48
-        else:
-            x = overlapping_pooling(self.normalise(nn.relu(x)))  # 27×27×48
-
-        x = self.conv("conv2", 5, padding=2, groups=towers)(x)  # 27×27×128
-        x = self.normalise(nn.relu(x))
-        if self.spatial_alpha:
-            x = spatial_normalisation(x, alpha=self.spatial_alpha)
-        x = overlapping_pooling(x)  # 13×13×128
-
-        x = self.both_towers(x, before="conv3")  # 13×13×256
-        x = nn.relu(self.conv("conv3", 3, padding=1)(x))  # 13×13×192
-        x = nn.relu(self.conv("conv4", 3, padding=1, groups=towers)(x))  # 13×13×192
-        x = nn.relu(self.conv("conv5", 3, padding=1, groups=towers)(x))  # 13×13×128
-        x = overlapping_pooling(x)  # 6×6×128
-
-        x = self.both_towers(x, before="fc6")  # 6×6×256
-        x = self.all_examples(x)
-        x = nn.relu(self.fc("fc6")(x.reshape(x.shape[0], -1)))  # 2048
-        x = self.drop(x, rows)
-
-        x = self.both_towers(x, before="fc7")  # 4096
-        x = nn.relu(self.fc("fc7")(x))  # 2048
-        x = self.drop(x, rows)
-
-        return self.fc("fc8")(x, combine=self.add_towers)  # 1000, the same in both
+    def layer(self, name: str, reads_all: bool, x: jax.Array) -> jax.Array:
+        """Apply a layer with weights, the part of it that lives here."""
+        here = self.local_towers
+        index = self.weighted.index(name)
+        stddev, bias = self.stddevs[index], self.biases[index]
+        groups = 1 if reads_all else here
+        if name in self.convolutions:
+            conv = self.convolutions.index(name)
+            return Convolution(
+                kernels=self.kernels[conv] * here // self.towers,
+                size=self.sizes[conv],
+                stride=self.strides[conv],
+                padding=self.paddings[conv],
+                groups=groups,
+                stddev=stddev,
+                bias=bias,
+                dtype=self.dtype,
+                name=name,
+            )(x)
+        if x.ndim == 4:
+            x = self.all_examples(x)
+        if name == self.weighted[-1]:
+            logits = FullyConnected(
+                units=self.classes,
+                stddev=stddev,
+                bias=bias,
+                dtype=self.dtype,
+                result=jnp.promote_types(self.dtype, jnp.float32),  # not rounded
+                name=name,
+            )
+            return logits(x, combine=self.add_towers)
+        units = self.units[index - len(self.convolutions)] * here // self.towers
+        return FullyConnected(
+            units=units // self.fc_parts,
+            stddev=stddev,
+            bias=bias,
+            dtype=self.dtype,
+            result=self.dtype,
+            groups=groups,
+            name=name,
+        )(x)
 
     def both_towers(self, x: jax.Array, before: str) -> jax.Array:
-        """Fetches the other tower's maps: the kernels that follow read all (§3.2).
+        """Fetch the other tower's maps: the kernels that follow read all (§3.2).
 
         Units (B, U) come from every device that has some of them.
         """
         across = []  # towers first, then the slices of a tower
-        if self.towers_here < self.towers:
+        if self.local_towers < self.towers:
             across.append(self.tower_axis)
         if self.fc_axis is not None and x.ndim == 2:
             across.append(self.fc_axis)
-        if not across:
+        if not across or before == self.weighted[-1]:
             return x
         with jax.named_scope(f"exchange_{before}"):
             return lax.all_gather(x, tuple(across), axis=x.ndim - 1, tiled=True)
 
     def all_examples(self, x: jax.Array) -> jax.Array:
-        """Fetches the examples whose fully-connected layers are computed together."""
+        """Fetch the examples whose fully-connected layers are computed together."""
         if self.fc_axis is None:
             return x
-        with jax.named_scope("exchange_fc6"):
+        first = self.weighted[len(self.convolutions)]
+        with jax.named_scope(f"exchange_{first}"):
             return lax.all_gather(x, self.fc_axis, tiled=True)
 
     def add_towers(self, x: jax.Array) -> jax.Array:
-        """Sums what each tower contributes to the logits.
+        """Add up the contributions of the towers to the logits.
 
         fc8 multiplies the 2048 units of each tower where they are: 1000 numbers cross
         in place of 2048, and none in the backward pass. Devices that share the layers
@@ -158,7 +225,7 @@ class AlexNet(nn.Module):
         """
         if self.tower_axis is None:
             return x
-        with jax.named_scope("exchange_fc8"):
+        with jax.named_scope(f"exchange_{self.weighted[-1]}"):
             if self.fc_axis is not None:
                 x = lax.psum_scatter(x, self.fc_axis, tiled=True)
             return lax.psum(x, self.tower_axis)
@@ -171,106 +238,57 @@ class AlexNet(nn.Module):
             k=self.response_k,
             alpha=self.response_alpha,
             beta=self.response_beta,
-            towers=1 if self.response_range == "layer" else self.towers_here,
+            towers=1 if self.response_range == "layer" else self.local_towers,
         )
 
     def drop(self, x: jax.Array, rows: jax.Array | None) -> jax.Array:
         """§4.2: a random half of the units in training, all of them halved at test."""
         if rows is None:
-            return x * (1 - self.dropout_rate)
-        towers, first = jnp.arange(self.towers_here), jnp.array(0)
+            return x * (1 - self.dropout)
+        towers, first = jnp.arange(self.local_towers), jnp.array(0)
         if self.tower_axis is not None:
-            towers += self.towers_here * lax.axis_index(self.tower_axis)
+            towers += self.local_towers * lax.axis_index(self.tower_axis)
         if self.fc_axis is not None:
             first += x.shape[-1] * lax.axis_index(self.fc_axis)
         return dropout(
             x,
             self.make_rng("dropout"),
             rows,
-            rate=self.dropout_rate,
+            rate=self.dropout,
             towers=towers,
-            units=x.shape[-1] * self.fc_parts // self.towers_here,
+            units=x.shape[-1] * self.fc_parts // self.local_towers,
             first=first,
         )
 
-    def conv(
-        self, name: str, size: int, stride: int = 1, padding: int = 0, groups: int = 1
-    ) -> "Convolution":
-        """A convolutional layer: the part of its kernels that lives here."""
-        layer = LAYERS.index(name)
-        return Convolution(
-            kernels=self.kernels[layer] * self.towers_here // self.towers,
-            size=size,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-            stddev=self.stddevs[layer],
-            bias=self.biases[layer],
-            dtype=self.dtype,
-            name=name,
-        )
+    @property
+    def local_towers(self) -> int:
+        """Towers on this device."""
+        return self.towers if self.towers_here is None else self.towers_here
 
-    def fc(self, name: str) -> "FullyConnected":
-        """A fully-connected layer: the part of its units that lives here."""
-        layer = LAYERS.index(name)
-        parts = self.towers // self.towers_here * self.fc_parts
-        fc6, fc7 = (units // parts for units in self.units)
-        return FullyConnected(
-            units={"fc6": fc6, "fc7": fc7, "fc8": self.classes}[name],
-            stddev=self.stddevs[layer],
-            bias=self.biases[layer],
-            dtype=self.dtype,
-            result=jnp.float32
-            if name == "fc8"
-            else self.dtype,  # logits are not rounded
-            name=name,
-        )
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """The layers with weights, in order: conv1 to fc8."""
+        return tuple(stage for stage in self.layers if stage not in OPERATIONS)
 
+    @property
+    def convolutions(self) -> tuple[str, ...]:
+        """Those among them that are convolutions."""
+        return tuple(name for name in self.weighted if name.startswith("conv"))
 
-class Convolution(nn.Module):
-    """Kernels (size, size, channels per group, kernels) and one bias a kernel."""
+    def parameter_specs(self) -> dict[str, dict[str, P]]:
+        """Which axis of each parameter lies along which axes of the mesh.
 
-    kernels: int
-    size: int
-    stride: int
-    padding: int
-    groups: int
-    stddev: float
-    bias: float
-    dtype: jnp.dtype
+        Kernels are split by their outputs: a tower owns the kernels whose maps it
+        makes. The last layer's is split by its inputs: see `add_towers`.
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, C) → (B, H', W', kernels)."""
-        shape = (self.size, self.size, x.shape[-1] // self.groups, self.kernels)
-        kernel = self.param("kernel", nn.initializers.normal(self.stddev), shape)
-        bias = self.param("bias", nn.initializers.constant(self.bias), (self.kernels,))
-        x = convolution(
-            x,
-            kernel.astype(self.dtype),
-            stride=self.stride,
-            padding=self.padding,
-            towers=self.groups,
-        )
-        # Added in float32: in bfloat16 the bias's gradient would be a sum of bfloat16s
-        # over all positions of a batch, of which the last ones no longer count.
-        return (x + bias).astype(self.dtype)
-
-
-class FullyConnected(nn.Module):
-    """Kernel (inputs, units) and one bias a unit; inputs in height, width, channel."""
-
-    units: int
-    stddev: float
-    bias: float
-    dtype: jnp.dtype
-    result: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, combine=lambda partial_sums: partial_sums):
-        """(B, inputs) → (B, units); `combine` is called before the bias is added."""
-        shape = (x.shape[-1], self.units)
-        kernel = self.param("kernel", nn.initializers.normal(self.stddev), shape)
-        bias = self.param("bias", nn.initializers.constant(self.bias), (self.units,))
-        x = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=self.result)
-        return (combine(x) + bias).astype(self.result)
+        Returns:
+            {layer: {'kernel': spec, 'bias': spec}}.
+        """
+        tower, fc = self.tower_axis, self.fc_axis
+        units = (tower,) if fc is None else (tower, fc)
+        conv = {"kernel": P(None, None, None, tower), "bias": P(tower)}
+        connected = {"kernel": P(None, units), "bias": P(units)}
+        return {
+            **{n: conv if n in self.convolutions else connected for n in self.weighted},
+            self.weighted[-1]: {"kernel": P(units, None), "bias": P()},
+        }

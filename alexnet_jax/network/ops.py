@@ -1,60 +1,19 @@
-"""The operations of §3 that no library has in the form the paper needs, made fast.
+"""Normalisation, pooling and dropout in the forms that the paper needs, made fast.
 
 Arrays are (batch, height, width, channels); the towers of a layer lie side by side
-along the channels. Each operation states the plain formula it computes; the tests
-compare it, and its gradient, with that formula.
+along the channels. Each operation states the formula it computes; the tests compare it
+and its gradient with that formula.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import device
-
-Margin = tuple[int, int]  # of zeros, before and behind
-
-
-def convolution(
-    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, towers: int
-) -> jax.Array:
-    """Grouped convolution whose output grid covers the image.
-
-    The grid has 1 + ceil((side + 2·padding − size) / stride) positions a side; where
-    the last one overhangs, the pixels beyond the bottom and right edge are zeros
-    (2012 layer.py). For 224-pixel images and 11×11 kernels at stride 4 these are the
-    three implied rows and columns that make 55×55.
-
-    On a CPU it is fast in programs of `device.jit`.
-
-    Args:
-        x: (B, H, W, towers · C).
-        kernel: (size, size, C, towers · K); the kernels of one tower are contiguous
-            and read the maps of that tower alone.
-        stride: pixels between neighbouring positions.
-        padding: rows and columns of zeros on every side.
-        towers: number of groups.
-
-    Returns:
-        (B, H', W', towers · K).
-    """
-    size, side = kernel.shape[0], x.shape[1]
-    overhang = -(side + 2 * padding - size) % stride
-    margin = (padding, padding + overhang)
-    convolve: Callable[..., jax.Array] = _convolution
-    maps: Iterable[jax.Array] = jnp.split(x, towers, axis=-1)
-    if device.on_cpu():
-        convolve, maps = _convolution_on_cpu, _towers_apart(x, towers)
-    kernels = jnp.split(kernel, towers, axis=-1)
-    outputs = [
-        convolve(of_tower, own, stride, margin)
-        for of_tower, own in zip(maps, kernels, strict=True)
-    ]
-    return jnp.concatenate(outputs, axis=-1)
+from alexnet_jax.errors import InputError
 
 
 def response_normalisation(
@@ -74,19 +33,21 @@ def response_normalisation(
 
     Args:
         x: (B, H, W, towers · C).
-        depth: n, the odd number of adjacent maps summed over.
+        depth: n, the number of adjacent maps summed over; odd.
         k: added to the sum.
         alpha: factor of the sum.
         beta: exponent.
         towers: windows are cut where one tower's maps end.
     """
+    _require_odd("response_depth", depth)
     one = np.arange(x.shape[-1] // towers)
-    band = (np.abs(one[:, None] - one[None, :]) <= depth // 2).astype(np.float32)
+    band = np.abs(one[:, None] - one[None, :]) <= depth // 2
 
     def adjacent_maps(squares: jax.Array) -> jax.Array:
         # A banded matrix product: five shifted sums take twice as long on a CPU.
         of_towers = squares.reshape(*squares.shape[:-1], towers, one.size)
-        sums = jnp.matmul(of_towers, band, precision=lax.Precision.HIGHEST)
+        own = band.astype(squares.dtype)
+        sums = jnp.matmul(of_towers, own, precision=lax.Precision.HIGHEST)
         return sums.reshape(squares.shape)
 
     return _normalise(adjacent_maps, k, alpha, beta, x)
@@ -105,7 +66,15 @@ def spatial_normalisation(
         b_yx = a_yx / (k + α Σ a²)^β   over the size×size neighbourhood, cut at edges
 
     The paper does not mention it. The code's scale 0.001 over 25 is α = 4e-5.
+
+    Args:
+        x: (B, H, W, C).
+        size: side of the neighbourhood in pixels; odd.
+        k: added to the sum.
+        alpha: factor of the sum.
+        beta: exponent.
     """
+    _require_odd("size of the neighbourhood", size)
     reach = size // 2
 
     def neighbourhood(squares: jax.Array) -> jax.Array:
@@ -137,13 +106,13 @@ def overlapping_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Arr
         size: side of a window, in pixels.
         stride: pixels between neighbouring windows.
     """
-    side = x.shape[1]
-    reach = stride * -(-(side - size) // stride) + 1  # from the first to the last one
-    overhang = (0, reach - 1 + size - side, 0)
+    (rows, overhang_y), (columns, overhang_x) = (
+        _grid(side, size, stride) for side in x.shape[1:3]
+    )
     lowest = jnp.array(-jnp.inf, x.dtype)
-    x = lax.pad(x, lowest, ((0, 0, 0), overhang, overhang, (0, 0, 0)))
+    x = lax.pad(x, lowest, ((0, 0, 0), overhang_y, overhang_x, (0, 0, 0)))
     places = (
-        x[:, row : row + reach : stride, column : column + reach : stride]
+        x[:, row : row + rows : stride, column : column + columns : stride]
         for row in range(size)
         for column in range(size)
     )
@@ -166,13 +135,13 @@ def dropout(
     batch and on its place in its tower, never on the device that computes it.
 
     Args:
-        x: (B, U), some of the units of these towers.
-        key: this update's and this layer's random key.
+        x: (B, U), units of these towers.
+        key: the random key of this step and this layer.
         rows: int32 (B,), positions of the examples in the global batch.
         rate: the probability of zero.
-        towers: int32 (T,), the towers that x has units of, side by side.
-        units: of each of these towers; None where x has all of them.
-        first: where x begins among their T · units.
+        towers: int32 (T,), the towers whose units x has, side by side.
+        units: number of units of each of these towers; None where x has them all.
+        first: position of x's first unit among the T · units.
     """
     units = units or x.shape[-1] // towers.shape[0]
 
@@ -185,72 +154,16 @@ def dropout(
     return jnp.where(lax.dynamic_slice_in_dim(masks, first, x.shape[-1], 1), x, 0)
 
 
-def _convolution(
-    x: jax.Array, kernel: jax.Array, stride: int, margin: Margin, **dilation: Any
-) -> jax.Array:
-    """The convolution of one tower: (B, H, W, C) and (h, w, C, K) → (B, H', W', K)."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        (margin, margin),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        **dilation,
-    )
+def _require_odd(name: str, size: int) -> None:
+    # An even window is not symmetric, and its transpose would be another window.
+    if size % 2 == 0:
+        raise InputError(f"{name}={size}: must be odd")
 
 
-def _convolution_forward(x, kernel, stride, margin):
-    return _convolution(x, kernel, stride, margin), (x, kernel)
-
-
-def _convolution_backward(stride, margin, saved, gradient):
-    """Both gradients as convolutions with their axes in the order of any other.
-
-    XLA for CPUs is fast at no other order. It brings those that automatic gradients
-    have into it, but not in a loop, as over the parts of a batch: there conv2 took
-    minutes.
-    """
-    x, kernel = saved
-    apart, size = (stride, stride), kernel.shape[0]
-    mirrored = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    around = (size - 1 - margin[0], size - 1 - margin[1])
-    of_x = _convolution(gradient, mirrored, 1, around, lhs_dilation=apart)
-    # The batch is what is summed over: it takes the place of the maps.
-    maps_first, batch_third = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    of_kernel = _convolution(maps_first, batch_third, 1, margin, rhs_dilation=apart)
-    return of_x, of_kernel.transpose(1, 2, 0, 3)
-
-
-_convolution_on_cpu = jax.custom_vjp(_convolution, nondiff_argnums=(2, 3))
-_convolution_on_cpu.defvjp(_convolution_forward, _convolution_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _towers_apart(x: jax.Array, towers: int) -> jax.Array:
-    """(B, H, W, towers · C) → (towers, B, H, W, C).
-
-    In a loop, into which XLA fuses nothing: for the gradient of conv2's kernels it
-    otherwise did all of the pooling before it anew, and in another order of the axes,
-    0.75 s a batch of 128 where the gradient takes 0.25.
-    """
-    if towers == 1:
-        return x[None]
-    maps = x.shape[-1] // towers
-    return lax.map(
-        lambda tower: lax.dynamic_slice_in_dim(x, tower * maps, maps, axis=-1),
-        jnp.arange(towers),
-    )
-
-
-def _towers_apart_forward(x, towers):
-    return _towers_apart(x, towers), None
-
-
-def _towers_apart_backward(towers, _, gradients):
-    return (jnp.concatenate(list(gradients), axis=-1),)
-
-
-_towers_apart.defvjp(_towers_apart_forward, _towers_apart_backward)
+def _grid(side: int, size: int, stride: int) -> tuple[int, tuple[int, int, int]]:
+    """Extent of the windows' first pixels along a side, and the padding they need."""
+    extent = stride * -(-(side - size) // stride) + 1
+    return extent, (0, extent - 1 + size - side, 0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -261,13 +174,13 @@ def _normalise(
     beta: float,
     x: jax.Array,
 ) -> jax.Array:
-    """X · d^−β with d = k + α · window_sum(x²), in float32 inside.
+    """X · d^−β with d = k + α · window_sum(x²), computed in float32 or wider.
 
     The window is symmetric, so its sum is its own transpose and the gradient is
-    g · d^−β − 2αβ · x · window_sum(g · x · d^(−β−1)). Automatic differentiation keeps
-    more and took four times as long.
+    g · d^−β − 2αβ · x · window_sum(g · x · d^(−β−1)). Automatic differentiation saves
+    more arrays and took four times as long.
     """
-    wide = x.astype(jnp.float32)
+    wide = _widened(x)
     denominator = k + alpha * window_sum(wide * wide)
     return (wide * _inverse_power(denominator, beta)).astype(x.dtype)
 
@@ -277,7 +190,7 @@ def _normalise_forward(window_sum, k, alpha, beta, x):
 
 
 def _normalise_backward(window_sum, k, alpha, beta, x, gradient):
-    wide, upstream = x.astype(jnp.float32), gradient.astype(jnp.float32)
+    wide, upstream = _widened(x), _widened(gradient)
     denominator = k + alpha * window_sum(wide * wide)
     scaled = upstream * _inverse_power(denominator, beta)
     neighbours = window_sum(scaled * wide / denominator)
@@ -285,6 +198,10 @@ def _normalise_backward(window_sum, k, alpha, beta, x, gradient):
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _inverse_power(x: jax.Array, beta: float) -> jax.Array:
@@ -300,16 +217,15 @@ def _pooling_forward(x, size, stride):
 
 def _pooling_backward(size, stride, saved, gradient):
     x, largest = saved
-    side, windows = x.shape[1], largest.shape[1]
-    reach = (windows - 1) * stride + 1
+    height, width = x.shape[1:3]
     total = jnp.zeros_like(x)
     for row in range(size):
         for column in range(size):
             # Spread the windows so that each lies over its (row, column) pixel.
             spread = (
                 (0, 0, 0),
-                (row, side - row - reach, stride - 1),
-                (column, side - column - reach, stride - 1),
+                (row, height - row - _grid(height, size, stride)[0], stride - 1),
+                (column, width - column - _grid(width, size, stride)[0], stride - 1),
                 (0, 0, 0),
             )
             top = lax.pad(largest, jnp.array(jnp.inf, x.dtype), spread)

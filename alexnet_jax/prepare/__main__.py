@@ -6,10 +6,6 @@ The source is a folder with the tars of ILSVRC2012 or ILSVRC2010 (prepare/ilsvrc
 lists them), with class folders in train/ and val/ (val/ may be flat, as ILSVRC2012's
 tar unpacks), or one that TFDS prepared. Interrupt it at any moment: the same command
 continues, and the result is the same, byte for byte.
-
-python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper \
-    --config.dataset.source=records --config.dataset.train=prepared \
-    --config.dataset.validation=prepared
 """
 
 import os
@@ -31,15 +27,11 @@ from alexnet_jax.prepare.folder import Folder, gigabytes
 from alexnet_jax.prepare.manifest import SUBSAMPLING, Settings
 from alexnet_jax.prepare.originals import open_originals
 from alexnet_jax.prepare.shards import ENCODINGS, SUBSAMPLINGS
+from alexnet_jax.values import one_of
 
 
 def prepare(settings: Settings, splits: Sequence[Split] = ()) -> None:
-    """Make a folder of prepared images, or continue one.
-
-    Args:
-        settings: source, destination and form of the images.
-        splits: the splits to prepare; () prepares all that the source has.
-    """
+    """Make a folder of prepared images, of some splits or (by default) all."""
     started = time.perf_counter()
     originals = open_originals(settings.source, splits)
     say(f"{originals.dataset}, {len(originals.classes):,} classes")
@@ -52,9 +44,11 @@ def prepare(settings: Settings, splits: Sequence[Split] = ()) -> None:
         missing = sum(map(len, folder.missing()))
         if missing:
             require_space(folder, settings)
-            with bar(missing, "prepare") as progress:
-                folder.write(progress.update)
-        manifest = folder.finish()
+        with folder.naming_the_space():
+            if missing:
+                with bar(missing, "prepare") as progress:
+                    folder.write(progress.update)
+            manifest = folder.finish()
     summarise(manifest, settings.destination, time.perf_counter() - started)
 
 
@@ -167,7 +161,7 @@ if __name__ == "__main__":
             SUBSAMPLED.value or "",
             EXIF_ROTATION.value,
         )
-        splits = [cli.one_of(name, list(Split), "--split") for name in SPLIT.value]
+        splits = [one_of(name, list(Split), "--split") for name in SPLIT.value]
         prepare(settings, [Split(name) for name in splits])
 
     cli.run(main)

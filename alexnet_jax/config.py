@@ -1,0 +1,249 @@
+"""Every field of a config, once: value, unit and source, bound, may it change.
+
+A config file beside your data needs one line of this package:
+
+    from alexnet_jax.config import base_config
+
+§ are sections of the paper, 'code' is the 2012 source (docs/sources.md).
+"""
+
+import enum
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.values import (
+    Bound,
+    choice,
+    each,
+    flat,
+    nearest,
+    number,
+    rows,
+    text,
+    whole,
+)
+
+
+class Change(enum.Enum):
+    """Until when a run's value may be replaced by another one."""
+
+    ANY_TIME = "it cannot change the result"
+    LONGER = "only to prolong a run that has a checkpoint"
+    UNTRAINED = "until the first checkpoint"
+    NEVER = "the statistics of the images depend on it"
+
+
+class Field(NamedTuple):
+    """One key of a config."""
+
+    value: Any  # the paper's
+    source: str  # unit and source
+    bound: Bound
+    change: Change = Change.UNTRAINED
+
+
+flag = choice(False, True)
+ANY, LONGER, NEVER = Change.ANY_TIME, Change.LONGER, Change.NEVER
+N = AlexNet  # whose attributes are the paper's network
+
+SECTIONS: Mapping[str, Mapping[str, Field]] = {
+    "": {
+        "seed": Field(0, "weights, dropout, image order, augmentation",
+                      whole(0, 2**32), NEVER),
+        "batch_size": Field(128, "images a step, over all devices (§5)", whole(1)),
+        "accumulation": Field(1, "micro-batches a step, in sequence", whole(1), ANY),
+        "epochs": Field(90.0, "§5: roughly 90 cycles", number(0), LONGER),
+        "steps": Field(0, "in all; 0: take epochs", whole(0), LONGER),
+        "validate_every_epochs": Field(1.0, "0: at the end only", number(0)),
+        "log_every_steps": Field(20, "a line of metrics.jsonl averages over these",
+                                 whole(1), ANY),
+        "checkpoint_every_steps": Field(1000, "steps", whole(1), ANY),
+        "checkpoints_to_keep": Field(3, "the newest", whole(1), ANY),
+        "precision": Field("float32", "of the computation; float64 is for proofs",
+                           choice("float32", "bfloat16", "float64")),
+    },
+    "mesh": {
+        "data": Field(-1, "replicas of the network; −1: all devices left",
+                      whole(-1), ANY),
+        "tower": Field(1, "devices a replica; 2: one for each tower (§3.2)",
+                       whole(1), ANY),
+        "fc": Field(1, "replicas that share fc6 to fc8 ('One weird trick', 2014)",
+                    whole(1), ANY),
+    },
+    "dataset": {
+        "source": Field("folder", "kind of storage",
+                        choice("generated", "folder", "records", "tfds"), NEVER),
+        "train": Field("", "class folders, plain tar, prepared folder, split of TFDS, "
+                       "or how many images to generate", text, NEVER),
+        "validation": Field("", "the same", text, NEVER),
+        "tfds_name": Field("", "such as 'imagenet2012'", text, NEVER),
+        "image_size": Field(256, "pixels; shorter side, then central square (§2)",
+                            whole(1), NEVER),
+        "exif_rotation": Field(True, "turn images upright before; code: no EXIF",
+                               flag, NEVER),
+        "workers": Field(0, "processes that decode; 0: threads of this one",
+                         whole(0), ANY),
+        "threads": Field(4, "in each process", whole(1), ANY),
+    },
+    "network": {
+        "layers": Field(N.layers, "the stages of Figure 2, in order", each(text)),
+        "kernels": Field(N.kernels, "maps of each convolution (§3.5)", each(whole(1))),
+        "sizes": Field(N.sizes, "pixels; sides of kernels (§3.5)", each(whole(1))),
+        "strides": Field(N.strides, "pixels, of each convolution (§3.5)",
+                         each(whole(1))),
+        "paddings": Field(N.paddings, "pixels on each side (code)", each(whole(0))),
+        "units": Field(N.units, "of fc6 and fc7 (§3.5)", each(whole(1))),
+        "towers": Field(N.towers, "§3.2", whole(1)),
+        "pool_size": Field(N.pool_size, "pixels; z of §3.4", whole(1)),
+        "pool_stride": Field(N.pool_stride, "pixels; s of §3.4", whole(1)),
+        "response_depth": Field(N.response_depth, "maps; n of §3.3", whole(1)),
+        "response_k": Field(N.response_k, "§3.3", number(1e-6)),
+        "response_alpha": Field(N.response_alpha, "§3.3; code divides it by n: 2e-5",
+                                number(0)),
+        "response_beta": Field(N.response_beta, "§3.3", number(0)),
+        "response_range": Field(N.response_range, "'layer': N of §3.3; 'tower': code",
+                                choice("tower", "layer")),
+        "spatial_alpha": Field(N.spatial_alpha, "of 'normalise_within_maps' (code)",
+                               number(0)),
+        "stddevs": Field(N.stddevs, "conv1 to fc8 (§5); code: 0.03 in conv3 to conv5",
+                         each(number(0))),
+        "biases": Field(N.biases, "conv1 to fc8 (§5)", each(number(-1e9))),
+        "dropout": Field(N.dropout, "of fc6 and fc7 (§4.2)", number(0, 1)),
+    },
+    "optimizer": {
+        "momentum": Field(0.9, "§5", number(0, 1)),
+        "weight_decay": Field(0.0005, "of weights, never of biases (§5, code)",
+                              number(0)),
+        "rate": Field(0.01, "learning rate of weights at the start (§5)", number(0)),
+        "bias_rate_multiple": Field(1.0, "§5: equal for all layers; code: 2",
+                                    number(0)),
+        "schedule": Field("plateau", "§5; 'epochs': as in drops",
+                          choice("plateau", "epochs")),
+        "plateau_factor": Field(10.0, "§5", number(1)),
+        "plateau_drops": Field(3, "§5; the next plateau ends the training", whole(0)),
+        "patience": Field(3, "validations without a better error; §5 does not say",
+                          whole(1)),
+        "drops": Field((), "rows of (epoch, weight rate, bias rate)", rows),
+        "layer_drops": Field((), "rows of (layer, epoch, weight rate, bias rate), "
+                             "which override drops; 0: frozen", rows),
+    },
+    "augment": {
+        "crop": Field(224, "pixels; side of the network's input (§4.1)", whole(1)),
+        "offsets": Field(32, "positions a side: ×32·32·2 = 2048 (§4.1); code: 33",
+                         whole(1)),
+        "crop_chunk": Field(1, "images that share crop and reflection; code: 32",
+                            whole(1)),
+        "reflect": Field(True, "§4.1", flag),
+        "mean_at": Field("crop", "§2: 'crop'; code: 'centre', whatever the crop",
+                         choice("crop", "centre")),
+        "colour_noise": Field(0.1, "standard deviations (§4.1)", number(0)),
+        "rescale_noisy": Field(False, "code: divides noisy pixels by 1 + colour_noise",
+                               flag),
+        "colour_noise_until_epoch": Field(1e9, "code: stopped by hand at 67",
+                                          number(0, infinite=True)),
+    },
+}  # fmt: skip
+FIELDS: Mapping[str, Field] = {
+    f"{section}.{name}".lstrip("."): field
+    for section, fields in SECTIONS.items()
+    for name, field in fields.items()
+}
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """All fields at the paper's values; the data is left to be named."""
+    tree: dict[str, Any] = {}
+    for section, fields in SECTIONS.items():
+        values = {name: field.value for name, field in fields.items()}
+        tree.update({section: values} if section else values)
+    return ml_collections.ConfigDict(tree)
+
+
+def shared_by_processes(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values that all processes of a run must share: all but how they read."""
+    own = ("dataset.workers", "dataset.threads")
+    return {key: value for key, value in flat(config).items() if key not in own}
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Check that a config has exactly these fields, each within its bound.
+
+    Raises:
+        InputError: naming the key, the value and what is allowed.
+    """
+    values = flat(config)
+    for key in values.keys() - FIELDS.keys():
+        raise InputError(f"{key}: no such config key{nearest(key, FIELDS)}")
+    for key, field in FIELDS.items():
+        if key not in values:
+            raise InputError(
+                f"{key}: the config lacks this key; start from "
+                "alexnet_jax.config.base_config()"
+            )
+        if complaint := field.bound(values[key]):
+            raise InputError(f"{key}={values[key]!r}: {complaint}")
+
+
+def parsed(text: str, where: str) -> ml_collections.ConfigDict:
+    """The config of a config.json, of this version or an earlier one.
+
+    Args:
+        text: of the file.
+        where: the file's name, for messages.
+
+    Raises:
+        InputError: it is not the JSON of a config, or a value is out of bounds.
+    """
+    try:
+        tree = json.loads(text)
+        values = upgraded(flat(ml_collections.ConfigDict(tree)))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{where}: not the JSON of a config ({error}); restore or delete it"
+        ) from None
+    for key in FIELDS.keys() - values.keys():
+        raise InputError(f"{where}: lacks the key {key}; restore or delete it")
+    config = base_config()
+    try:
+        config.update_from_flattened_dict(values)
+        check_fields(config)
+    except (KeyError, TypeError, InputError) as error:
+        raise InputError(f"{where}: {error}") from None
+    return config
+
+
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """The flat values of a config.json of an earlier version, under today's keys.
+
+    Args:
+        values: by key, such as {'network.conv1_size': 11, …}.
+    """
+    since: dict[str, Any] = {"mesh.fc": 1, "accumulation": 1}
+    since |= {"dataset.exif_rotation": True, "optimizer.layer_drops": []}
+    new = {**since, **values}
+    if "network.conv1_size" in new:
+        new["network.sizes"] = [new.pop("network.conv1_size"), *N.sizes[1:]]
+        new["network.strides"] = [new.pop("network.conv1_stride"), *N.strides[1:]]
+        layers = list(N.layers)
+        if new.pop("network.normalise_before_relu"):
+            layers[1:4] = ["normalise", "pool", "relu"]
+        if new["network.spatial_alpha"]:
+            layers.insert(layers.index("conv2") + 3, "normalise_within_maps")
+        else:
+            new["network.spatial_alpha"] = N.spatial_alpha  # of no layer
+        new["network.layers"] = layers
+        for name in ("paddings", "pool_size", "pool_stride"):
+            new[f"network.{name}"] = FIELDS[f"network.{name}"].value
+    if "augment.colour_noise_divisor" in new:
+        new["augment.rescale_noisy"] = new.pop("augment.colour_noise_divisor") != 1
+    by_layer = [key for key in new if key.startswith("optimizer.layer_drops.")]
+    if by_layer:
+        new["optimizer.layer_drops"] = [
+            [key.rpartition(".")[2], *row] for key in by_layer for row in new.pop(key)
+        ]
+    return new

@@ -1,0 +1,213 @@
+"""Config → images: the sources, their statistics, and batches of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from alexnet_jax import processes
+from alexnet_jax.cli import say
+from alexnet_jax.data import prepared
+from alexnet_jax.data.augment import Augmentation
+from alexnet_jax.data.background import Elements
+from alexnet_jax.data.files import read_lines, write_lines
+from alexnet_jax.data.images import Source, View
+from alexnet_jax.data.loader import evaluation_batches, training_batches
+from alexnet_jax.data.preprocess import Square
+from alexnet_jax.data.sources import match_classes, open_source
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.survey import survey
+from alexnet_jax.errors import ImageError, InputError
+
+
+def open_images(
+    config: ml_collections.ConfigDict,
+    role: str,
+    classes: Sequence[str] | None = None,
+) -> Source:
+    """The images of a config.
+
+    Args:
+        config: its dataset.* keys.
+        role: 'train', 'validation', or 'test': the test split where
+            dataset.validation is.
+        classes: of the training, in label order; None where this is the training.
+    """
+    c = config.dataset
+    key = "dataset.train" if role == "train" else "dataset.validation"
+    source = open_source(
+        c.source,
+        c.train if role == "train" else c.validation,
+        role,
+        key=key,
+        image_size=c.image_size,
+        seed=config.seed,
+        tfds_name=c.tfds_name,
+    )
+    return source if classes is None else match_classes(source, tuple(classes), key)
+
+
+def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
+    """Check that there are images for one batch.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if len(training) < config.batch_size:
+        raise InputError(
+            f"batch_size={config.batch_size}: more than the {len(training)} images of "
+            f"dataset.train={config.dataset.train!r}; lower batch_size"
+        )
+
+
+def make_square(config: ml_collections.ConfigDict) -> Square:
+    """§2's squares as a config has them."""
+    return Square(config.dataset.image_size, config.dataset.exif_rotation)
+
+
+def make_augmentation(
+    config: ml_collections.ConfigDict, statistics: Statistics, images: int
+) -> Augmentation:
+    """§4.1 as a config has it, for so many training images."""
+    c = config.augment
+    return Augmentation(
+        seed=config.seed,
+        crop=c.crop,
+        offsets=c.offsets,
+        chunk=c.crop_chunk,
+        reflect=c.reflect,
+        noise=c.colour_noise,
+        noise_until=int(min(c.colour_noise_until_epoch * images, np.iinfo("i8").max)),
+        noise_divisor=1 + c.colour_noise if c.rescale_noisy else 1.0,
+        color_stddev=tuple(statistics.color_stddev.tolist()),
+        color_axes=tuple(map(tuple, statistics.color_axes.tolist())),
+    )
+
+
+def training_input(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    statistics: Statistics,
+    part: tuple[int, int],
+    start_step: int = 0,
+) -> Elements:
+    """`training_batches` of a config.
+
+    Args:
+        config: its dataset.*, augment.*, batch_size and seed.
+        source: the training images.
+        statistics: of these images.
+        part: of each batch, (index, number of parts): `parallel.process_part`.
+        start_step: the first batch.
+    """
+    c = config.dataset
+    return training_batches(
+        source,
+        make_square(config),
+        make_augmentation(config, statistics, len(source)),
+        batch_size=config.batch_size,
+        start_step=start_step,
+        process_index=part[0],
+        process_count=part[1],
+        seed=config.seed,
+        workers=c.workers,
+        threads=c.threads,
+    )
+
+
+def evaluation_input(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    part: tuple[int, int],
+    allow_unreadable: bool,
+) -> Elements:
+    """`evaluation_batches` of a config.
+
+    Args:
+        config: its dataset.*, batch_size and accumulation.
+        source: the images.
+        part: of each batch, (index, number of parts): `parallel.process_part`.
+        allow_unreadable: give images that cannot be decoded weight 0, not an error.
+    """
+    c = config.dataset
+    return evaluation_batches(
+        source,
+        make_square(config),
+        batch_size=config.batch_size // config.accumulation,
+        process_index=part[0],
+        process_count=part[1],
+        workers=c.workers,
+        threads=c.threads,
+        allow_unreadable=allow_unreadable,
+    )
+
+
+def surveyed(
+    source: Source, config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[Source, Statistics]:
+    """The readable training images and their statistics, computed only once.
+
+    The statistics of a prepared folder are taken where there is one. Images that cannot
+    be decoded are named in W/unreadable.txt and left out.
+    """
+    size = config.dataset.image_size
+    kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
+    if not kept.exists() and processes.first():
+        statistics = _prepared_statistics(config)
+        unreadable: list[tuple[int, str]] = []
+        if statistics is None:
+            statistics, unreadable = survey(
+                source,
+                make_square(config),
+                workers=config.dataset.workers,
+                progress=True,
+            )
+        write_lines(listed, (f"{i}\t{why}" for i, why in unreadable))
+        statistics.save(kept)
+    processes.meet("statistics.npz")
+    statistics = Statistics.load(kept)
+    if statistics.mean_image.shape != (size, size, 3):
+        raise InputError(
+            f"{kept}: of images of {statistics.mean_image.shape[0]} pixels, not "
+            f"dataset.image_size={size}; delete it to compute the statistics again"
+        )
+    lines = read_lines(listed) if listed.exists() else []
+    if not lines:
+        return source, statistics
+    say(f"{len(lines)} images cannot be decoded and are left out: {listed}")
+    left_out = []
+    for line in lines:
+        i, _, why = line.partition("\t")
+        if why_unreadable(source, int(i)).replace("\n", " ") != why:
+            raise InputError(
+                f"{listed}: was written for other images than those of dataset.train="
+                f"{config.dataset.train!r} ({why}); delete it and {kept.name} to "
+                "compute the statistics again"
+            )
+        left_out.append(int(i))
+    return View(source, np.delete(np.arange(len(source)), left_out)), statistics
+
+
+def _prepared_statistics(config: ml_collections.ConfigDict) -> Statistics | None:
+    """The statistics that `prepare` computed; all its images can be decoded."""
+    if config.dataset.source != "records":
+        return None
+    path = prepared.statistics_of(config.dataset.train)
+    return Statistics.load(path) if path else None
+
+
+def why_unreadable(source: Source, i: int) -> str:
+    """The name of an image and why it cannot be decoded; '' where it can."""
+    try:
+        if i < len(source):
+            Square(1).pixels(source[i])
+    except ImageError as error:
+        return str(error)
+    return ""
+
+
+def name_unreadable(source: Source, indices: Sequence[int], path: Path) -> None:
+    """Write why each of these images cannot be decoded, a line each."""
+    write_lines(path, (f"{i}\t{why_unreadable(source, i)}" for i in indices))
+    say(f"{len(indices)} images cannot be decoded and are left out: {path}")

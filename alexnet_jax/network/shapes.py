@@ -1,0 +1,179 @@
+"""The shapes of a network, stage by stage, and its arithmetic."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.network.alexnet import OPERATIONS, AlexNet
+
+
+class Stage(NamedTuple):
+    """One stage of a network, over all towers.
+
+    Attributes:
+        name: as in `AlexNet.layers`.
+        layer: the layer with weights that it is, or follows; 'pixels' before the first.
+        groups: 1 where the stage reads the maps of all towers; else the towers.
+        input: (H, W, C) or (units,), of one image.
+        output: the same of the result.
+        kernel: (size, size, C per group, K) or (inputs per group, units); () without
+            weights.
+        stride: of a convolution, in pixels.
+        padding: of a convolution, in pixels.
+    """
+
+    name: str
+    layer: str
+    groups: int
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def label(self) -> str:
+        """'conv1', or 'conv1 pool' for an operation behind it."""
+        return self.name if self.kernel else f"{self.layer} {self.name}"
+
+    @property
+    def flop(self) -> int:
+        """Floating-point operations of its product for one image: two a weight."""
+        if not self.kernel:
+            return 0
+        return 2 * math.prod(self.output[:-1]) * math.prod(self.kernel)
+
+
+def stages(network: AlexNet, side: int) -> list[Stage]:
+    """The stages of a network with their shapes.
+
+    Args:
+        network: any of its mesh forms.
+        side: of the input, in pixels.
+
+    Raises:
+        InputError: the stages do not fit together, or nothing is left of the input.
+    """
+    _check_order(network)
+    return list(_walk(network, side))
+
+
+def _walk(network: AlexNet, side: int) -> Iterator[Stage]:
+    shape: tuple[int, ...] = (side, side, 3)
+    layer, groups = "pixels", 1
+    convolutions, towers = network.convolutions, network.towers
+    for name in network.layers:
+        kernel: tuple[int, ...] = ()
+        stride, padding, before = 1, 0, shape
+        if name == "exchange":
+            groups = 1
+            continue
+        if name in convolutions:
+            conv = convolutions.index(name)
+            size, kernels = network.sizes[conv], network.kernels[conv]
+            stride, padding = network.strides[conv], network.paddings[conv]
+            kernel = (size, size, shape[2] // groups, kernels)
+            positions = _positions(name, network, side, shape[0], size, stride, padding)
+            shape = (positions, positions, kernels)
+        elif name == "pool":
+            size, step = network.pool_size, network.pool_stride
+            positions = _positions(f"{layer} pool", network, side, shape[0], size, step)
+            shape = (positions, positions, shape[2])
+        elif name not in OPERATIONS:
+            last = name == network.weighted[-1]
+            full = network.weighted.index(name) - len(convolutions)
+            units = network.classes if last else network.units[full]
+            kernel = (math.prod(shape) // groups, units)
+            shape = (units,)
+        if kernel:
+            layer = name
+        yield Stage(name, layer, groups, before, shape, kernel, stride, padding)
+        if kernel:
+            groups = towers
+
+
+def _positions(
+    name: str,
+    network: AlexNet,
+    input_side: int,
+    side: int,
+    size: int,
+    stride: int,
+    padding: int = 0,
+) -> int:
+    """Positions a side of a grid that covers the image (2012 layer.py)."""
+    if side + 2 * padding < size:
+        raise InputError(
+            f"augment.crop={input_side}: {name} has windows of {size} pixels and gets "
+            f"maps of {side}×{side}; set a larger augment.crop, smaller network.sizes "
+            "or network.strides, or leave stages out of network.layers"
+        )
+    return 1 + math.ceil((side + 2 * padding - size) / stride)
+
+
+def _check_order(network: AlexNet) -> None:
+    layers, weighted = network.layers, network.weighted
+    convolutions = network.convolutions
+
+    def refuse(why: str) -> None:
+        raise InputError(f"network.layers={' '.join(layers)}: {why}")
+
+    for name in weighted:
+        if not name.startswith(("conv", "fc")):
+            refuse(
+                f"{name!r} is neither a layer (conv…, fc…) nor one of "
+                f"{', '.join(OPERATIONS)}"
+            )
+        if weighted.count(name) > 1:
+            refuse(f"{name!r} stands there twice; give each layer a name of its own")
+    if not weighted or layers[-1] in convolutions or layers[-1] in OPERATIONS:
+        refuse("must end in a fully-connected layer, fc…, which gives the logits")
+    if weighted[: len(convolutions)] != convolutions:
+        refuse("a convolution cannot follow a fully-connected layer")
+    first_fc = layers.index(weighted[len(convolutions)])
+    for place, name in enumerate(layers):
+        if name == "exchange" and layers[place + 1] not in weighted:
+            refuse("'exchange' must stand directly before a convolution or fc layer")
+        if name == "dropout" and place < first_fc:
+            refuse("'dropout' must follow a fully-connected layer (§4.2)")
+        if name in ("pool", "normalise", "normalise_within_maps") and place > first_fc:
+            refuse(f"{name!r} must stand before the fully-connected layers")
+    if network.towers > 1 and (
+        layers[-2] != "exchange" or len(weighted) - len(convolutions) < 2
+    ):
+        refuse(
+            f"{weighted[-1]!r} gives the logits of all {network.towers} towers: "
+            "'exchange' must stand before it, and a fully-connected layer before that"
+        )
+    convs, fcs = len(convolutions), len(weighted) - len(convolutions) - 1
+    for key, given, length in (
+        ("kernels", network.kernels, convs),
+        ("sizes", network.sizes, convs),
+        ("strides", network.strides, convs),
+        ("paddings", network.paddings, convs),
+        ("units", network.units, fcs),
+        ("stddevs", network.stddevs, len(weighted)),
+        ("biases", network.biases, len(weighted)),
+    ):
+        if len(given) != length:
+            raise InputError(
+                f"network.{key}={given}: must have {length} entries, one for each of "
+                "its layers in network.layers"
+            )
+
+
+def training_flop(network: AlexNet, side: int) -> int:
+    """Floating-point operations of a training step for one image.
+
+    Forward, gradient of the weights and gradient of the input, which the first layer
+    does not need. Only the products of layers are counted: 4.136e9 for the network of
+    the paper (docs/sources.md).
+    """
+    products = [stage.flop for stage in stages(network, side) if stage.kernel]
+    return 3 * sum(products) - products[0]
+
+
+def inference_flop(network: AlexNet, side: int) -> int:
+    """Floating-point operations of the forward pass for one image."""
+    return sum(stage.flop for stage in stages(network, side))

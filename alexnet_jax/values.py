@@ -1,0 +1,101 @@
+"""Values of configs and flags: what they must be, and how a mistake is described."""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ml_collections
+
+from alexnet_jax.errors import InputError
+
+Bound = Callable[[Any], str]  # value → what it must be; '' where it is
+
+
+def whole(least: int, below: int = 2**31) -> Bound:
+    """A whole number."""
+
+    def complaint(value: Any) -> str:
+        if type(value) is int and least <= value < below:
+            return ""
+        upper = "" if below == 2**31 else f" and below {below}"
+        return f"must be a whole number, {least} or more{upper}"
+
+    return complaint
+
+
+def number(least: float, below: float = math.inf, infinite: bool = False) -> Bound:
+    """A number, finite unless `infinite`."""
+
+    def complaint(value: Any) -> str:
+        if type(value) in (int, float) and (
+            least <= value < below or (infinite and value == math.inf)
+        ):
+            return ""
+        upper = f" and below {below:g}" if below < math.inf else ""
+        return f"must be a number, {least:g} or more{upper}"
+
+    return complaint
+
+
+def choice(*allowed: Any) -> Bound:
+    """One of a few values."""
+
+    def complaint(value: Any) -> str:
+        if any(value == a and type(value) is type(a) for a in allowed):
+            return ""
+        return f"allowed are {', '.join(map(str, allowed))}{nearest(value, allowed)}"
+
+    return complaint
+
+
+def each(bound: Bound) -> Bound:
+    """A list whose entries are all within a bound."""
+
+    def complaint(value: Any) -> str:
+        if not isinstance(value, list | tuple):
+            return "must be a list"
+        return next(filter(None, map(bound, value)), "")
+
+    return complaint
+
+
+def text(value: Any) -> str:
+    """A string or, for a number of images, a number."""
+    return "" if isinstance(value, str | int) else "must be text"
+
+
+def rows(value: Any) -> str:
+    """Checked where they are made into a schedule (`experiment.make_schedule`)."""
+    return "" if isinstance(value, list | tuple) else "must be a list of rows"
+
+
+def one_of(value: Any, allowed: Sequence[Any], key: str) -> Any:
+    """The value, if it is allowed.
+
+    Raises:
+        InputError: with the nearest allowed value.
+    """
+    if value not in allowed:
+        raise InputError(f"{key}={value!r}: {choice(*allowed)(value)}")
+    return value
+
+
+def nearest(word: object, allowed: Iterable[object]) -> str:
+    """'; did you mean X?', where one of the allowed words is close."""
+    near = difflib.get_close_matches(str(word), list(map(str, allowed)), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """{'network.dropout': 0.5, …}, values as JSON gives them back."""
+
+    def walk(prefix: str, tree: dict[str, Any]):
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(f"{prefix}{name}.", value)
+            else:
+                yield prefix + name, value
+
+    return dict(walk("", json.loads(json.dumps(config.to_dict()))))
