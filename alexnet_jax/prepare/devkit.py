@@ -1,6 +1,7 @@
 """The ILSVRC2010 development kit: classes, and labels of the numbered images.
 
-ILSVRC2012 needs no development kit: TFDS ships its classes and validation labels.
+It is in the same folder as the tars, packed or unpacked. ILSVRC2012 needs none: TFDS
+ships its classes and validation labels.
 """
 
 import io
@@ -19,15 +20,9 @@ TRUTH = {
 
 
 def synsets(folder: Path, key: str) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Read the classes from meta.mat.
+    """The WordNet ids in label order (sorted), and the label of each ILSVRC2010_ID.
 
-    Args:
-        folder: the folder that holds the development kit, packed or unpacked.
-        key: the flag that named the folder, for messages.
-
-    Returns:
-        The WordNet ids in label order (sorted), and the label of each ILSVRC2010_ID.
-        Ids above 1,000 are inner nodes of the hierarchy and are left out.
+    Ids above 1,000 are inner nodes of the hierarchy and are left out.
     """
     from scipy.io import loadmat  # imported here: it takes 0.2 s
 
@@ -49,14 +44,7 @@ def synsets(folder: Path, key: str) -> tuple[tuple[str, ...], dict[int, int]]:
 
 
 def truth(folder: Path, split: Split, by_id: dict[int, int], key: str) -> list[int]:
-    """Read the labels of the validation or test images, in order of their numbers.
-
-    Args:
-        folder: the folder that holds the development kit, packed or unpacked.
-        split: validation or test.
-        by_id: the label of each ILSVRC2010_ID, from `synsets`.
-        key: the flag that named the folder, for messages.
-    """
+    """The labels of the validation or test images, by number; `by_id` of `synsets`."""
     name = TRUTH[split]
     text = _read(folder, name, key).decode(errors="replace").split()
     try:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from alexnet_jax.data import files, index, prepared
 from alexnet_jax.data.images import View
@@ -20,11 +19,10 @@ from alexnet_jax.data.prepared import Manifest
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import InputError, PictureError
 from alexnet_jax.prepare import manifest, pool, shards
-from alexnet_jax.prepare.manifest import Settings
+from alexnet_jax.prepare.manifest import Settings, require_same
 from alexnet_jax.prepare.originals import Originals
 from alexnet_jax.prepare.shards import ENCODINGS, DiskError, Shard
 
-KEY = "--destination"
 SAMPLE = 100  # images encoded to estimate the size of all
 OVERHEAD = 150  # bytes of a record without its image, at most
 Progress = Callable[[int], object]  # called with the number of images done
@@ -45,12 +43,7 @@ class Folder:
     """
 
     def __init__(self, originals: Originals, settings: Settings):
-        """Compare the folder's state with the plan.
-
-        Args:
-            originals: the images to prepare.
-            settings: the flags.
-        """
+        """Plan the shards, and find out which of them are written."""
         self._originals, self._settings = originals, settings
         self._path = settings.destination
         plan = partial(shards.plan, originals.dataset, shards=settings.shards)
@@ -59,11 +52,9 @@ class Folder:
             for split, images in originals.splits.items()
             for shard in plan(split, len(images))
         }
+        self.damaged_file, self.damaged = "", list[str]()
         self._sums = Sums.none(settings.image_size)
-        self.damaged: list[str] = []
-        self.damaged_file, self.finished = "", False
-
-        finished = Manifest.read(self._path, unfinished_too=True)
+        self._manifest = finished = Manifest.read(self._path, unfinished_too=True)
         unfinished = manifest.load_unfinished(self._path)
         begun = finished.settings if finished else unfinished and unfinished[0]
         if begun is None:
@@ -74,40 +65,31 @@ class Folder:
         source = os.path.realpath(settings.source)
         self._begun = {**self._recorded, "--source": source}
         if finished:
-            manifest.require_same(self._path, finished.settings, self._begun)
+            require_same(self._path, finished.settings, self._begun)
             self.damaged_file = self._first_damaged(finished.files)
-            self.finished = not self.damaged_file
-        if finished and self.finished:
-            self._take(finished.shards)
-        elif unfinished:
-            manifest.require_same(self._path, unfinished[0], self._begun)
-            self._take(unfinished[1])
-            self._sums = unfinished[2]
+        self.finished = bool(finished) and not self.damaged_file
+        facts = finished.shards if finished and self.finished else {}
+        if unfinished and not self.finished:
+            before, facts, self._sums = unfinished
+            require_same(self._path, before, self._begun)
+        for file in facts:
+            self._shards[file] = replace(self._shards[file], **facts[file])
 
     def _require_empty(self) -> None:
         for name in sorted(os.listdir(self._path)):
             if name == prepared.UNFINISHED:
-                raise InputError(
-                    f"{KEY}={str(self._path)!r}: {name} in it is damaged; empty the "
-                    "folder to start again"
-                )
-            if not name.startswith(".") and not name.endswith(files.UNFINISHED):
-                raise InputError(
-                    f"{KEY}={str(self._path)!r}: holds {name!r} and was not begun by "
-                    "`prepare`; give an empty or a new folder"
-                )
+                why = f"{name} in it is damaged; empty the folder to start again"
+            elif not name.startswith(".") and not name.endswith(files.UNFINISHED):
+                why = f"holds {name!r}, not begun by `prepare`; give an empty folder"
+            else:
+                continue
+            raise InputError(f"--destination={str(self._path)!r}: {why}")
 
     def _first_damaged(self, checksums: dict[str, str]) -> str:
         for name, checksum in checksums.items():
-            path = self._path / name
-            if not path.is_file() or files.sha256(path) != checksum:
+            if not shards.is_unchanged(self._path / name, checksum):
                 return name
         return ""
-
-    def _take(self, written: dict[str, dict[str, Any]]) -> None:
-        """Mark shards as written."""
-        for file, facts in written.items():
-            self._shards[file] = replace(self._shards[file], **facts)
 
     def written(self) -> list[Shard]:
         """The shards that are written, damaged ones included."""
@@ -120,9 +102,8 @@ class Folder:
 
     def verify(self, progress: Progress) -> None:
         """Find the damaged shards among the written ones."""
-        written, workers = self.written(), self._settings.workers
-        check = partial(shards.is_whole, folder=self._path)
-        with closing(pool.run(check, min(workers, len(written)), written)) as results:
+        written, check = self.written(), partial(shards.is_whole, folder=self._path)
+        with closing(pool.run(check, self._settings.workers, written)) as results:
             for shard, whole in zip(written, results, strict=True):
                 if not whole:
                     self.damaged.append(shard.file)
@@ -157,30 +138,26 @@ class Folder:
 
     def write(self, progress: Progress) -> None:
         """Write the missing shards; finished ones are kept whatever happens."""
-        settings, missing = self._settings, self.missing()
+        for path in self._path.glob(f"*{files.UNFINISHED}"):
+            path.unlink()  # of a process that was killed
+        self._save()
         write = partial(
             shards.write,
             folder=self._path,
-            source=settings.source,
-            encoder=settings.encoder(),
+            source=self._settings.source,
+            encoder=self._settings.encoder(),
         )
-        workers, images = (
-            min(settings.workers, len(missing)),
-            map(self._images, missing),
-        )
-        with self._naming_the_space():
-            for path in self._path.glob(f"*{files.UNFINISHED}"):
-                path.unlink()  # of a process that was killed
-            self._save()
-            with closing(pool.run(write, workers, missing, images)) as results:
-                for shard, sums in results:
-                    self._shards[shard.file] = shard
-                    if shard.file in self.damaged:
-                        self.damaged.remove(shard.file)
-                    else:
-                        self._sums += sums
-                        self._save()
-                    progress(len(shard))
+        missing = self.missing()
+        images = list(map(self._images, missing))
+        with closing(pool.run(write, self._settings.workers, missing, images)) as done:
+            for shard, sums in done:
+                self._shards[shard.file] = shard
+                if shard.file in self.damaged:
+                    self.damaged.remove(shard.file)
+                else:
+                    self._sums += sums
+                    self._save()
+                progress(len(shard))
 
     def _images(self, shard: Shard) -> View:
         source = self._originals.splits[shard.split]
@@ -192,8 +169,18 @@ class Folder:
                 self._path, self._begun, self.written(), self._sums
             )
 
+    def finish(self) -> Manifest:
+        """Write the files next to the shards, the manifest last."""
+        if not self.finished or self._manifest is None:
+            every = list(self._shards.values())
+            self._manifest = manifest.write_manifest(
+                self._path, self._originals, every, self._sums, self._recorded
+            )
+        (self._path / prepared.UNFINISHED).unlink(missing_ok=True)
+        return self._manifest
+
     @contextmanager
-    def _naming_the_space(self) -> Iterator[None]:
+    def naming_the_space(self) -> Iterator[None]:
         """Add to the error of a full disk how much space is missing."""
         try:
             yield
@@ -201,22 +188,9 @@ class Folder:
             why = str(error)
             if isinstance(error, OSError):
                 why = f"{self._path}: cannot be written: {error.strerror or error}"
-            left = self.sizes()[self._settings.encoding]
+            left = gigabytes(self.sizes()[self._settings.encoding])
             raise DiskError(
-                f"{why}; about {gigabytes(left)} are still to be written, and "
+                f"{why}; about {left} are still to be written, and "
                 f"{gigabytes(self.free())} are free: correct that, then "
                 f"{prepared.AGAIN}"
             ) from None
-
-    def finish(self) -> Manifest:
-        """Write the files next to the shards, the manifest last."""
-        if not self.finished:
-            with self._naming_the_space():
-                every = list(self._shards.values())
-                manifest.write_manifest(
-                    self._path, self._originals, every, self._sums, self._recorded
-                )
-        (self._path / prepared.UNFINISHED).unlink(missing_ok=True)
-        written = Manifest.read(self._path)
-        assert written is not None
-        return written

@@ -36,19 +36,13 @@ OFFICIAL = {  # number of images
         Split.TEST: 150_000,
     },
 }
+WORDS = {Split.TRAIN: "train", Split.VALIDATION: "val", Split.TEST: "test"}
+STEMS = {"ILSVRC2012": "ILSVRC2012_img", "ILSVRC2010": "ILSVRC2010_images"}
 TARS = {
-    "ILSVRC2012": {
-        Split.TRAIN: "ILSVRC2012_img_train.tar",
-        Split.VALIDATION: "ILSVRC2012_img_val.tar",
-    },
-    "ILSVRC2010": {
-        Split.TRAIN: "ILSVRC2010_images_train.tar",
-        Split.VALIDATION: "ILSVRC2010_images_val.tar",
-        Split.TEST: "ILSVRC2010_images_test.tar",
-    },
+    year: {split: f"{STEMS[year]}_{WORDS[split]}.tar" for split in splits}
+    for year, splits in OFFICIAL.items()
 }
 PATCHES = "patch_images.tar"  # of ILSVRC2010
-WORDS = {Split.TRAIN: "train", Split.VALIDATION: "val", Split.TEST: "test"}
 KEY = "--source"
 
 
@@ -68,12 +62,9 @@ def tars_in(folder: Path) -> tuple[str, dict[Split, Path]]:
 
 
 def open_tar(year: str, split: Split, tar: Path) -> TarImages:
-    """Open one tar: labelled images in order of class and name, or of number.
+    """Open one tar of a year: labelled images, by class and name or by number.
 
-    Args:
-        year: 'ILSVRC2012' or 'ILSVRC2010'.
-        split: the split that the tar holds.
-        tar: the file; development kit and patches are searched in the same folder.
+    The development kit and patches of ILSVRC2010 are searched in the tar's folder.
     """
     truth: list[int] = []
     if year == "ILSVRC2012":

@@ -1,4 +1,4 @@
-"""What a folder is made with, what is finished in it, and the files next to the shards.
+"""Settings and facts that a folder records: unfinished.npz, manifest.json and the rest.
 
 data/prepared.py lists the files.
 """
@@ -21,6 +21,7 @@ from alexnet_jax.data.prepared import Manifest
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import InputError
+from alexnet_jax.prepare.ilsvrc import OFFICIAL
 from alexnet_jax.prepare.originals import Originals
 from alexnet_jax.prepare.shards import Encoder, Shard
 
@@ -39,35 +40,23 @@ IN_UNFINISHED = (*IN_MANIFEST, "classes", "unreadable")
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags of `prepare`.
-
-    Attributes:
-        source: the folder of the originals.
-        destination: the folder to make or to continue.
-        encoding: one of shards.ENCODINGS.
-        image_size: side of the squares in pixels.
-        shards: files of each split; 0: a number that suits the images.
-        workers: processes.
-        subsampling: of JPEGs, one of shards.SUBSAMPLINGS; '': as the folder was begun,
-            SUBSAMPLING for a new one.
-        exif_rotation: whether to rotate images as their EXIF orientation says.
-    """
+    """The flags of `prepare`; a subsampling of '' means that of the folder, if any."""
 
     source: Path
     destination: Path
     encoding: str
     image_size: int
-    shards: int
+    shards: int  # files of each split; 0: a number that suits the images
     workers: int
     subsampling: str = ""
     exif_rotation: bool = True
 
     def continuing(self, begun: Recorded | None) -> "Settings":
-        """These settings, with the subsampling of a folder that was begun before."""
-        if self.subsampling:
-            return self
-        before = {"--subsampling": SUBSAMPLING} if begun is None else begun
-        return replace(self, subsampling={**UNRECORDED, **before}["--subsampling"])
+        """The same, with the subsampling with which the folder was begun, if it was."""
+        default = SUBSAMPLING
+        if begun is not None:
+            default = begun.get("--subsampling", UNRECORDED["--subsampling"])
+        return replace(self, subsampling=self.subsampling or default)
 
     def encoder(self) -> Encoder:
         """The form in which images are stored."""
@@ -110,14 +99,7 @@ def require_same(folder: Path, before: Recorded, now: Recorded) -> None:
 def save_unfinished(
     folder: Path, settings: Recorded, shards: Iterable[Shard], sums: Sums
 ) -> None:
-    """Record which shards of an unfinished folder are written.
-
-    Args:
-        folder: the folder.
-        settings: what it is made with.
-        shards: those that are written.
-        sums: over the training images in them.
-    """
+    """Record the written shards, and the sums over their training images."""
     written = {shard.file: _facts(shard, IN_UNFINISHED) for shard in shards}
     text = json.dumps({"settings": settings, "written": written})
     with replaced(folder / prepared.UNFINISHED) as path, path.open("wb") as file:
@@ -133,11 +115,7 @@ def save_unfinished(
 def load_unfinished(
     folder: Path,
 ) -> tuple[Recorded, dict[str, dict[str, Any]], Sums] | None:
-    """What `save_unfinished` recorded; None if there is no such file or it is damaged.
-
-    Returns:
-        The settings, the facts about each written shard by file, and the sums.
-    """
+    """The settings, the facts by shard and the sums; None if there are none."""
     try:
         data = (folder / prepared.UNFINISHED).read_bytes()
         with np.load(io.BytesIO(data)) as arrays:
@@ -155,16 +133,8 @@ def write_manifest(
     shards: Sequence[Shard],
     sums: Sums,
     settings: Recorded,
-) -> None:
-    """Write classes, statistics and TFDS's files, and the manifest at last.
-
-    Args:
-        folder: the folder, which holds all shards.
-        originals: their images.
-        shards: the shards.
-        sums: over the training images in them.
-        settings: what they were made with.
-    """
+) -> Manifest:
+    """Write classes, unreadable, statistics and TFDS's files, and last the manifest."""
     by_split = {s: [x for x in shards if x.split == s] for s in originals.splits}
     counts: dict[str, dict[str, Any]] = {
         split: _count(split, by_split[split], originals) for split in by_split
@@ -179,17 +149,22 @@ def write_manifest(
     names += _write_tfds_metadata(folder, originals, by_split, settings)
     for name in names:
         flush(folder / name)
-    Manifest(
+    written = Manifest(
         dataset=originals.dataset,
         settings=settings,
         splits=counts,
         files={name: sha256(folder / name) for name in names},
         shards={shard.file: _facts(shard, IN_MANIFEST) for shard in shards},
-    ).write(folder / prepared.MANIFEST)
+    )
+    written.write(folder / prepared.MANIFEST)
+    return written
 
 
 def _facts(shard: Shard, names: Sequence[str]) -> dict[str, Any]:
-    return {name: vars(shard)[name] for name in names}
+    facts = {name: vars(shard)[name] for name in names}
+    if not shard.index:  # folders older than index files
+        del facts["index"]
+    return facts
 
 
 def _count(split: Split, shards: list[Shard], originals: Originals) -> dict[str, Any]:
@@ -206,7 +181,7 @@ def _count(split: Split, shards: list[Shard], originals: Originals) -> dict[str,
         "records": records,
         "unreadable": sum(len(shard.unreadable) for shard in shards),
         "classes": len(set().union(*(shard.classes for shard in shards))),
-        "official": originals.official(split),
+        "official": OFFICIAL.get(originals.dataset, {}).get(split),
     }
 
 

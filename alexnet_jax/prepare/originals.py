@@ -12,7 +12,7 @@ from alexnet_jax.data.prepared import Manifest
 from alexnet_jax.data.sources import match_classes
 from alexnet_jax.data.tfds import Tfds, splits_in
 from alexnet_jax.errors import InputError
-from alexnet_jax.prepare.ilsvrc import KEY, OFFICIAL, TARS, open_tar, tars_in
+from alexnet_jax.prepare.ilsvrc import KEY, TARS, open_tar, tars_in
 
 FOLDERS = {
     "train": Split.TRAIN,
@@ -28,23 +28,12 @@ WANTED = (
 
 @dataclass(frozen=True)
 class Originals:
-    """The images of a folder.
+    """The images of a folder."""
 
-    Attributes:
-        dataset: 'ILSVRC2012', 'ILSVRC2010' or 'pictures'.
-        classes: their names in label order.
-        splits: the images.
-        folders: folders that are read, where nothing may be written.
-    """
-
-    dataset: str
+    dataset: str  # 'ILSVRC2012', 'ILSVRC2010' or 'pictures'
     classes: tuple[str, ...]
     splits: dict[Split, Source]
-    folders: tuple[Path, ...]
-
-    def official(self, split: Split) -> int | None:
-        """The official number of images of a split, if it is known."""
-        return OFFICIAL.get(self.dataset, {}).get(split)
+    folders: tuple[Path, ...]  # which are read, so that nothing may be written there
 
     def digest(self) -> str:
         """A checksum of classes, names and order; pixels are not part of it."""
@@ -66,12 +55,7 @@ class Originals:
 
 
 def open_originals(source: Path, wanted: Sequence[Split]) -> Originals:
-    """Find out which layout a folder has, and open its images.
-
-    Args:
-        source: the folder.
-        wanted: the splits to open; () opens all.
-    """
+    """Find out which layout a folder has, and open some splits of it, or all."""
     given = f"{KEY}={str(source)!r}"
     if not source.is_dir():
         raise InputError(f"{given}: no such folder; {WANTED}")

@@ -1,7 +1,7 @@
 """Worker processes for independent jobs, which stop within one image when asked to."""
 
 import multiprocessing
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -14,21 +14,16 @@ T = TypeVar("T")
 _stop: Any = None  # in a worker: the event that asks it to stop
 
 
-class _StoppedError(Exception):
-    """This worker was asked to stop."""
-
-
-def run(do: Callable[..., T], workers: int, *arguments: Iterable[Any]) -> Generator[T]:
-    """The results of jobs, in order, as `map` gives them.
-
-    An exception, Ctrl-C included, stops all workers before it goes on to the caller.
+def run(do: Callable[..., T], workers: int, *arguments: Sequence[Any]) -> Generator[T]:
+    """The results of jobs in order, as `map` gives them; an exception ends all jobs.
 
     Args:
         do: does one job; calls `stop_if_asked` often.
         workers: processes, spawned; 1 takes this process.
-        arguments: of the jobs, one iterable for each parameter.
+        arguments: a sequence for each parameter of `do`.
     """
-    if workers == 1:
+    workers = min(workers, len(arguments[0]))
+    if workers <= 1:
         yield from map(do, *arguments)
         return
     context = multiprocessing.get_context("spawn")
@@ -49,7 +44,7 @@ def run(do: Callable[..., T], workers: int, *arguments: Iterable[Any]) -> Genera
 def stop_if_asked() -> None:
     """End the job of a worker that was asked to stop."""
     if _stop is not None and _stop.is_set():
-        raise _StoppedError
+        raise KeyboardInterrupt
 
 
 def _begin(stop: Any) -> None:

@@ -1,33 +1,26 @@
 """One shard: some consecutive images of a split, encoded into one ArrayRecord file.
 
-'raw' stores the 8-bit pixels of a square, 197 kB for 256 pixels. 'jpeg' stores a JPEG
-of quality 95; an original that already is a JPEG of the right size is copied byte for
-byte.
+'raw' stores the 8-bit pixels of a square, 197 kB for 256 pixels, 'jpeg' a JPEG of
+quality 95. An original that is a JPEG of the right size is copied byte for byte.
 
-Chroma subsampling. The stored JPEG is a copy of a square that was resized, so it has
-chroma at full resolution, even when the original was 4:2:0 (66 of 300 images of
-ImageNet; 218 are 4:4:4, 15 are grey). The error that storing it costs was measured on
-these 300 images: RMS in grey levels (mean and worst image), against the uncompressed
-256-pixel square; the decoding time is simplejpeg's on one core.
+Chroma subsampling: a resized square has chroma at full resolution, even if its original
+was 4:2:0 (66 of 300 ImageNet images; 218 are 4:4:4, 15 grey). RMS error in grey levels
+against the uncompressed square, mean over those 300 images; decoding on one core:
 
-    stored          RMS of 4:4:4 originals    of 4:2:0 originals    all    worst
-    4:2:0, q 95               3.91                  2.22            3.41    18.7
-    4:4:4, q 95               2.46                  1.72            2.24     4.2
-    4:4:4, q 92                                                     2.96
-
-    stored          size       decoding
-    4:2:0, q 95     31.7 kB    306 µs
-    4:4:4, q 95     40.8 kB    432 µs
-    4:4:4, q 92     31.2 kB    374 µs
+    stored          4:4:4 originals   4:2:0   all    worst    size      decoding
+    4:2:0, q 95          3.91          2.22   3.41   18.7    31.7 kB     306 µs
+    4:4:4, q 95          2.46          1.72   2.24    4.2    40.8 kB     432 µs
+    4:4:4, q 92                               2.96           31.2 kB     374 µs
 
 4:4:4 is the default: a third less error for 29 % more bytes (52 GB instead of 41 for
-ILSVRC2012). Decoding takes 41 % longer; a training run that waits for it should use
-'raw', which is read several times as fast and has no error, or --subsampling=4:2:0.
-Keeping each original's own subsampling saves only 4 % of the bytes, because few are
-4:2:0, and adds 29 % to the error of those.
+ILSVRC2012) and 41 % more decoding. Training that waits for decoding should use 'raw',
+which has no error and is read several times as fast, or --subsampling=4:2:0. Keeping
+each original's own subsampling saves 4 % of the bytes but adds 29 % to the error of the
+4:2:0 ones.
 """
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,17 +56,14 @@ class DiskError(InputError):
 
 @dataclass(frozen=True)
 class Shard:
-    """The plan of a shard and, once it is written, the facts about its files.
+    """Images `start` to `stop` − 1 of a split and, once written, facts about the files.
 
     Attributes:
         file: its name; the index file's name follows from it.
-        split: of its images.
-        start: the first image, by its index in the split.
-        stop: behind the last one.
-        sha256: checksum; '' until the shard is written.
-        index: checksum of the index file; '' in folders made before there were any.
+        sha256: '' until the shard is written.
+        index: SHA-256 of the index file; '' in folders older than index files.
         bytes: size of the file.
-        records: images that were stored.
+        records: number of images that were stored.
         classes: their labels, each once, sorted.
         unreadable: a message for each image that cannot be decoded.
     """
@@ -95,13 +85,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The form in which images are stored.
-
-    Attributes:
-        encoding: one of ENCODINGS.
-        subsampling: of a JPEG's chroma, one of SUBSAMPLINGS.
-        square: from an original to pixels.
-    """
+    """The form of stored images: one of ENCODINGS, one of SUBSAMPLINGS, a square."""
 
     encoding: str
     subsampling: str
@@ -114,11 +98,7 @@ class Encoder:
             record: name, image file or pixels, label.
 
         Returns:
-            The bytes to store, and the size×size×3 uint8 pixels that a reader decodes
-            from them.
-
-        Raises:
-            PictureError: the image cannot be decoded.
+            The bytes to store, and size×size×3 uint8 pixels as a reader decodes them.
         """
         pixels = self.square.pixels(record)
         if self.encoding == "raw":
@@ -126,13 +106,9 @@ class Encoder:
         name, image, label = record
         if isinstance(image, bytes) and self._fits(image):
             return image, pixels
-        file = io.BytesIO()
-        subsampling = SUBSAMPLINGS[self.subsampling]
-        Image.fromarray(pixels).save(
-            file, "JPEG", quality=QUALITY, subsampling=subsampling
-        )
-        stored = file.getvalue()
-        return stored, self.square.pixels((name, stored, label))
+        file, chroma = io.BytesIO(), SUBSAMPLINGS[self.subsampling]
+        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, subsampling=chroma)
+        return file.getvalue(), self.square.pixels((name, file.getvalue(), label))
 
     def _fits(self, data: bytes) -> bool:
         """Whether an original can be stored as it is."""
@@ -156,26 +132,15 @@ class Fingerprint(NamedTuple):
 
 
 def plan(dataset: str, split: Split, images: int, shards: int) -> list[Shard]:
-    """Divide a split into shards.
-
-    Args:
-        dataset: the first part of the file names.
-        split: the split.
-        images: their number.
-        shards: number of files; 0 chooses one that suits, 1,024 for ImageNet's.
-    """
+    """Divide a split into shards; 0 chooses their number, 1,024 for ImageNet."""
     if not shards:
         shards = max(min(-(-images // 128), 64), -(-images // 1252))
     shards = min(shards, images)
     bounds = [images * i // shards for i in range(shards + 1)]
+    name = f"{dataset.lower()}-{split}.array_record"
     return [
-        Shard(
-            f"{dataset.lower()}-{split}.array_record-{i:05}-of-{shards:05}",
-            split,
-            bounds[i],
-            bounds[i + 1],
-        )
-        for i in range(shards)
+        Shard(f"{name}-{i:05}-of-{shards:05}", split, start, stop)
+        for i, (start, stop) in enumerate(itertools.pairwise(bounds))
     ]
 
 
@@ -185,11 +150,11 @@ def write(
     """Write a shard and its index, each as a whole or not at all.
 
     Args:
-        shard: the shard; if it was written before, the new one must be the same.
-        images: its images.
-        folder: the folder to write to.
-        source: the folder of the originals; their names are stored relative to it.
-        encoder: the form in which to store images.
+        shard: if it was written before, its file must come out the same.
+        images: of the shard.
+        folder: where to write.
+        source: the folder of the originals, which messages leave out of image names.
+        encoder: the form of the stored images.
 
     Returns:
         The shard with all facts, and the sums over its images if they are for training.
@@ -245,18 +210,17 @@ def write(
 def is_whole(shard: Shard, *, folder: Path) -> bool:
     """Whether the files of a shard are still as they were written."""
     path = folder / shard.file
-    checksums = {path: shard.sha256}
-    if shard.index:
-        checksums[index.beside(path)] = shard.index
-    return all(p.is_file() and sha256(p) == c for p, c in checksums.items())
+    unchanged = not shard.index or is_unchanged(index.beside(path), shard.index)
+    return unchanged and is_unchanged(path, shard.sha256)
+
+
+def is_unchanged(path: Path, checksum: str) -> bool:
+    """Whether a file exists and has this SHA-256."""
+    return path.is_file() and sha256(path) == checksum
 
 
 def find(path: Path, fingerprints: list[Fingerprint], labels: list[int]) -> np.ndarray:
-    """Find the images in a shard, in the order in which they were written.
-
-    Returns:
-        An `index.ENTRY` for each: place, bytes, label and hash.
-    """
+    """The `index.ENTRY` of each record of a shard, found in the order of writing."""
     entries = np.empty(len(labels), index.ENTRY)
     end = 0  # of the previous image
     with path.open("rb") as file:
