@@ -9,9 +9,11 @@ continues, and the result is the same, byte for byte.
 """
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -28,6 +30,8 @@ from alexnet_jax.prepare.manifest import SUBSAMPLING, Settings
 from alexnet_jax.prepare.originals import open_originals
 from alexnet_jax.prepare.shards import ENCODINGS, SUBSAMPLINGS
 from alexnet_jax.values import one_of
+
+bar = partial(tqdm, unit=" images", smoothing=0.05)
 
 
 def prepare(settings: Settings, splits: Sequence[Split] = ()) -> None:
@@ -46,7 +50,7 @@ def prepare(settings: Settings, splits: Sequence[Split] = ()) -> None:
             require_space(folder, settings)
         with folder.naming_the_space():
             if missing:
-                with bar(missing, "prepare") as progress:
+                with bar(total=missing, desc="prepare") as progress:
                     folder.write(progress.update)
             manifest = folder.finish()
     summarise(manifest, settings.destination, time.perf_counter() - started)
@@ -59,7 +63,7 @@ def verify(folder: Folder) -> None:
     written = folder.written()
     if not written:
         return
-    with bar(sum(map(len, written)), "verify") as progress:
+    with bar(total=sum(map(len, written)), desc="verify") as progress:
         folder.verify(progress.update)
     for file in folder.damaged:
         say(f"{file}: damaged; it is written again")
@@ -68,7 +72,7 @@ def verify(folder: Folder) -> None:
 
 def require_space(folder: Folder, settings: Settings) -> None:
     """Report how much will be written; refuse if the disk has less."""
-    sizes, free = folder.sizes(), folder.free()
+    sizes, free = folder.sizes(), shutil.disk_usage(settings.destination).free
     words = {e: f"about {gigabytes(sizes[e])} as --encoding={e}" for e in sizes}
     chosen = words.pop(settings.encoding)
     others = ", ".join(words.values())
@@ -78,11 +82,6 @@ def require_space(folder: Folder, settings: Settings) -> None:
             f"--destination={str(settings.destination)!r}: needs {chosen} ({others}), "
             f"and {gigabytes(free)} are free; make room or give another folder"
         )
-
-
-def bar(images: int, what: str) -> tqdm:
-    """A progress bar on stderr: images per second, and the time left."""
-    return tqdm(total=images, unit=" images", desc=what, smoothing=0.05)
 
 
 def summarise(manifest: Manifest, folder: Path, seconds: float) -> None:
@@ -138,11 +137,7 @@ if __name__ == "__main__":
         "exif_rotation", True, "Rotate images as their EXIF orientation says."
     )
     SHARDS = flags.DEFINE_integer(
-        "shards",
-        0,
-        "Files of each split; 0: a number that suits, 1,024 for ImageNet's.",
-        lower_bound=0,
-        upper_bound=99_999,
+        "shards", 0, "Files of each split; 0: 1,024 for ImageNet's train.", 0, 99_999
     )
     WORKERS = flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes; default: all cores.", lower_bound=1
@@ -161,7 +156,7 @@ if __name__ == "__main__":
             SUBSAMPLED.value or "",
             EXIF_ROTATION.value,
         )
-        splits = [one_of(name, list(Split), "--split") for name in SPLIT.value]
-        prepare(settings, [Split(name) for name in splits])
+        names = [one_of(name, list(Split), "--split") for name in SPLIT.value]
+        prepare(settings, list(map(Split, names)))
 
     cli.run(main)

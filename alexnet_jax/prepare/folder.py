@@ -9,7 +9,7 @@ for the statistics are integers, so that their order does not matter.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from alexnet_jax.data import files, index, prepared
 from alexnet_jax.data.images import View
 from alexnet_jax.data.prepared import Manifest
 from alexnet_jax.data.statistics import Sums
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.prepare import manifest, pool, shards
 from alexnet_jax.prepare.manifest import Settings, require_same
 from alexnet_jax.prepare.originals import Originals
@@ -36,10 +36,8 @@ def gigabytes(size: int) -> str:
 class Folder:
     """One folder in the making, which the caller has locked.
 
-    Attributes:
-        finished: whether the folder was prepared completely before.
-        damaged_file: a damaged file next to the shards, '' if there is none.
-        damaged: finished shards that `verify` found damaged.
+    `damaged_file` is a damaged file next to the shards, or ''; `damaged` are the files
+    of shards that `verify` found damaged.
     """
 
     def __init__(self, originals: Originals, settings: Settings):
@@ -66,10 +64,12 @@ class Folder:
         self._begun = {**self._recorded, "--source": source}
         if finished:
             require_same(self._path, finished.settings, self._begun)
-            self.damaged_file = self._first_damaged(finished.files)
-        self.finished = bool(finished) and not self.damaged_file
-        facts = finished.shards if finished and self.finished else {}
-        if unfinished and not self.finished:
+            for name, checksum in finished.files.items():
+                if not shards.is_unchanged(self._path / name, checksum):
+                    self.damaged_file = name
+        self._finished = bool(finished) and not self.damaged_file
+        facts = finished.shards if finished and self._finished else {}
+        if unfinished and not self._finished:
             before, facts, self._sums = unfinished
             require_same(self._path, before, self._begun)
         for file in facts:
@@ -84,12 +84,6 @@ class Folder:
             else:
                 continue
             raise InputError(f"--destination={str(self._path)!r}: {why}")
-
-    def _first_damaged(self, checksums: dict[str, str]) -> str:
-        for name, checksum in checksums.items():
-            if not shards.is_unchanged(self._path / name, checksum):
-                return name
-        return ""
 
     def written(self) -> list[Shard]:
         """The shards that are written, damaged ones included."""
@@ -125,16 +119,10 @@ class Folder:
         step = max(1, len(missing) // SAMPLE)
         for i in range(SAMPLE if missing else 0):
             shard = missing[i * step % len(missing)]
-            try:
+            with suppress(ImageError):
                 record = self._images(shard)[i % len(shard)]
                 sizes.append(len(encoder.encode(record)[0]))
-            except PictureError:
-                continue
         return sum(sizes) // max(1, len(sizes))
-
-    def free(self) -> int:
-        """Free bytes on the disk."""
-        return shutil.disk_usage(self._path).free
 
     def write(self, progress: Progress) -> None:
         """Write the missing shards; finished ones are kept whatever happens."""
@@ -164,17 +152,16 @@ class Folder:
         return View(source, range(shard.start, shard.stop))
 
     def _save(self) -> None:
-        if not self.finished:
+        if not self._finished:
             manifest.save_unfinished(
                 self._path, self._begun, self.written(), self._sums
             )
 
     def finish(self) -> Manifest:
         """Write the files next to the shards, the manifest last."""
-        if not self.finished or self._manifest is None:
-            every = list(self._shards.values())
+        if not self._finished or self._manifest is None:
             self._manifest = manifest.write_manifest(
-                self._path, self._originals, every, self._sums, self._recorded
+                self._path, self._originals, self._shards, self._sums, self._recorded
             )
         (self._path / prepared.UNFINISHED).unlink(missing_ok=True)
         return self._manifest
@@ -189,8 +176,8 @@ class Folder:
             if isinstance(error, OSError):
                 why = f"{self._path}: cannot be written: {error.strerror or error}"
             left = gigabytes(self.sizes()[self._settings.encoding])
+            free = gigabytes(shutil.disk_usage(self._path).free)
             raise DiskError(
-                f"{why}; about {left} are still to be written, and "
-                f"{gigabytes(self.free())} are free: correct that, then "
-                f"{prepared.AGAIN}"
+                f"{why}; about {left} are still to be written, and {free} are free: "
+                f"correct that, then {prepared.AGAIN}"
             ) from None

@@ -26,6 +26,8 @@ from alexnet_jax.prepare.originals import Originals
 from alexnet_jax.prepare.shards import Encoder, Shard
 
 Recorded = dict[str, Any]  # settings as JSON keeps them
+BySplit = dict[Split, list[Shard]]
+Facts = dict[str, dict[str, Any]]  # of written shards by file, as JSON keeps them
 # Recorded only if they differ from these: folders made before they existed lack them.
 UNRECORDED = {"--subsampling": "4:2:0", "--exif_rotation": True}
 SUBSAMPLING = "4:4:4"  # of new folders; shards.py says why
@@ -102,26 +104,18 @@ def save_unfinished(
     """Record the written shards, and the sums over their training images."""
     written = {shard.file: _facts(shard, IN_UNFINISHED) for shard in shards}
     text = json.dumps({"settings": settings, "written": written})
+    arrays = {"text": np.frombuffer(text.encode(), np.uint8), **vars(sums)}
     with replaced(folder / prepared.UNFINISHED) as path, path.open("wb") as file:
-        np.savez(
-            file,
-            text=np.frombuffer(text.encode(), np.uint8),
-            count=sums.count,
-            image=sums.image,
-            products=sums.products,
-        )
+        np.savez(file, **arrays)
 
 
-def load_unfinished(
-    folder: Path,
-) -> tuple[Recorded, dict[str, dict[str, Any]], Sums] | None:
+def load_unfinished(folder: Path) -> tuple[Recorded, Facts, Sums] | None:
     """The settings, the facts by shard and the sums; None if there are none."""
     try:
         data = (folder / prepared.UNFINISHED).read_bytes()
         with np.load(io.BytesIO(data)) as arrays:
             tree = json.loads(arrays["text"].tobytes())
-            image, products = arrays["image"], arrays["products"]
-            sums = Sums(int(arrays["count"]), image, products)
+            sums = Sums(int(arrays["count"]), arrays["image"], arrays["products"])
         return tree["settings"], tree["written"], sums
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -130,18 +124,19 @@ def load_unfinished(
 def write_manifest(
     folder: Path,
     originals: Originals,
-    shards: Sequence[Shard],
+    shards: dict[str, Shard],
     sums: Sums,
     settings: Recorded,
 ) -> Manifest:
     """Write classes, unreadable, statistics and TFDS's files, and last the manifest."""
-    by_split = {s: [x for x in shards if x.split == s] for s in originals.splits}
-    counts: dict[str, dict[str, Any]] = {
-        split: _count(split, by_split[split], originals) for split in by_split
+    by_split = {
+        split: [shard for shard in shards.values() if shard.split == split]
+        for split in originals.splits
     }
-    unreadable = (f"{s.split}\t{message}" for s in shards for message in s.unreadable)
+    counts = {str(s): _count(s, originals, by_split[s]) for s in by_split}
+    unreadable = [(s.split, why) for s in shards.values() for why in s.unreadable]
     write_lines(folder / prepared.CLASSES, originals.classes)
-    write_lines(folder / prepared.UNREADABLE, unreadable)
+    write_lines(folder / prepared.UNREADABLE, map("\t".join, unreadable))
     names = [prepared.CLASSES, prepared.UNREADABLE]
     if Split.TRAIN in by_split:
         sums.statistics().save(folder / prepared.STATISTICS)
@@ -154,20 +149,18 @@ def write_manifest(
         settings=settings,
         splits=counts,
         files={name: sha256(folder / name) for name in names},
-        shards={shard.file: _facts(shard, IN_MANIFEST) for shard in shards},
+        shards={file: _facts(shards[file], IN_MANIFEST) for file in shards},
     )
     written.write(folder / prepared.MANIFEST)
     return written
 
 
 def _facts(shard: Shard, names: Sequence[str]) -> dict[str, Any]:
-    facts = {name: vars(shard)[name] for name in names}
-    if not shard.index:  # folders older than index files
-        del facts["index"]
-    return facts
+    # A folder older than index files stays without.
+    return {n: vars(shard)[n] for n in names if n != "index" or shard.index}
 
 
-def _count(split: Split, shards: list[Shard], originals: Originals) -> dict[str, Any]:
+def _count(split: Split, originals: Originals, shards: list[Shard]) -> dict[str, Any]:
     """The numbers of images of a split: there were, are stored, should be."""
     images = len(originals.splits[split])
     records = sum(shard.records for shard in shards)
@@ -188,10 +181,10 @@ def _count(split: Split, shards: list[Shard], originals: Originals) -> dict[str,
 def _write_tfds_metadata(
     folder: Path,
     originals: Originals,
-    by_split: dict[Split, list[Shard]],
+    shards: dict[Split, list[Shard]],
     settings: Recorded,
 ) -> list[str]:
-    """Write the description that TFDS reads; returns the names of its files."""
+    """Write the description that TFDS reads, and return the names of its files."""
     import tensorflow_datasets as tfds
 
     size = settings["--image_size"]
@@ -201,18 +194,13 @@ def _write_tfds_metadata(
     else:
         plain = tfds.features.Encoding.BYTES
         image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=plain)
-    features = {
-        "image": image,
-        "label": tfds.features.ClassLabel(names=list(originals.classes)),
-        "file_name": tfds.features.Text(),
-    }
+    label = tfds.features.ClassLabel(names=list(originals.classes))
+    features = {"image": image, "label": label, "file_name": tfds.features.Text()}
     splits = [
         tfds.core.SplitInfo(
-            name=split.value,
-            shard_lengths=[shard.records for shard in shards],
-            num_bytes=sum(shard.bytes for shard in shards),
+            split.value, [s.records for s in own], sum(s.bytes for s in own)
         )
-        for split, shards in by_split.items()
+        for split, own in shards.items()
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,

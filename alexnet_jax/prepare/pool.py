@@ -15,12 +15,9 @@ _stop: Any = None  # in a worker: the event that asks it to stop
 
 
 def run(do: Callable[..., T], workers: int, *arguments: Sequence[Any]) -> Generator[T]:
-    """The results of jobs in order, as `map` gives them; an exception ends all jobs.
+    """The results of jobs in order, as `map` gives them; 1 worker is this process.
 
-    Args:
-        do: does one job; calls `stop_if_asked` often.
-        workers: processes, spawned; 1 takes this process.
-        arguments: a sequence for each parameter of `do`.
+    An exception, such as Ctrl-C, ends the jobs, which must call `stop_if_asked` often.
     """
     workers = min(workers, len(arguments[0]))
     if workers <= 1:

@@ -37,7 +37,7 @@ from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.images import Source, StoredImage
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.statistics import Sums
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.prepare.pool import stop_if_asked
 
 ENCODINGS = ("jpeg", "raw")
@@ -56,28 +56,18 @@ class DiskError(InputError):
 
 @dataclass(frozen=True)
 class Shard:
-    """Images `start` to `stop` − 1 of a split and, once written, facts about the files.
-
-    Attributes:
-        file: its name; the index file's name follows from it.
-        sha256: '' until the shard is written.
-        index: SHA-256 of the index file; '' in folders older than index files.
-        bytes: size of the file.
-        records: number of images that were stored.
-        classes: their labels, each once, sorted.
-        unreadable: a message for each image that cannot be decoded.
-    """
+    """Images `start` to `stop` − 1 of a split, and facts about the written files."""
 
     file: str
     split: Split
     start: int
     stop: int
-    sha256: str = ""
-    index: str = ""
-    bytes: int = 0
+    sha256: str = ""  # until the shard is written
+    index: str = ""  # SHA-256 of the index file, which old folders lack
+    bytes: int = 0  # size of the file
     records: int = 0
-    classes: Sequence[int] = ()
-    unreadable: Sequence[str] = ()
+    classes: Sequence[int] = ()  # the labels in it, each once, sorted
+    unreadable: Sequence[str] = ()  # a message for each image that cannot be decoded
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -92,14 +82,7 @@ class Encoder:
     square: Square
 
     def encode(self, record: tuple[str, StoredImage, int]) -> tuple[bytes, np.ndarray]:
-        """Encode an image.
-
-        Args:
-            record: name, image file or pixels, label.
-
-        Returns:
-            The bytes to store, and size×size×3 uint8 pixels as a reader decodes them.
-        """
+        """The bytes to store, and the size×size×3 uint8 pixels that they decode to."""
         pixels = self.square.pixels(record)
         if self.encoding == "raw":
             return pixels.tobytes(), pixels
@@ -149,12 +132,8 @@ def write(
 ) -> tuple[Shard, Sums]:
     """Write a shard and its index, each as a whole or not at all.
 
-    Args:
-        shard: if it was written before, its file must come out the same.
-        images: of the shard.
-        folder: where to write.
-        source: the folder of the originals, which messages leave out of image names.
-        encoder: the form of the stored images.
+    If the shard was written before, its file must come out the same. Image names are
+    stored relative to the source.
 
     Returns:
         The shard with all facts, and the sums over its images if they are for training.
@@ -173,7 +152,7 @@ def write(
                     name, image, label = images[i]
                     name = name.removeprefix(below)
                     stored, pixels = encoder.encode((name, image, label))
-                except PictureError as error:
+                except ImageError as error:
                     unreadable.append(str(error).removeprefix(below))
                     continue
                 writer.write(_example(stored, label, re.split("[/:]", name)[-1]))

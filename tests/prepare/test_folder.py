@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -40,6 +41,24 @@ def test_neither_workers_nor_kill_9_change_a_byte(source, tmp_path):
     assert answer.status == 0, answer
     assert "finished shards are kept" in answer.out
     assert contents(killed) == undisturbed
+
+
+def test_ctrl_c_ends_the_workers_and_leaves_nothing_half(source, tmp_path):
+    out, folder = tmp_path / "out", tmp_path / "log"
+    folder.mkdir()
+    flags = [f"--source={source}", f"--image_size={SIZE}", "--shards=60", "--workers=3"]
+    process = start_app(folder, "prepare", f"--destination={out}", *flags)
+    while process.is_alive() and not noted(out):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(10)
+    assert process.exitcode == 130
+    assert (folder / "err").read_text().splitlines()[-1] == "interrupted"
+    assert "Traceback" not in (folder / "err").read_text()
+    assert not list(out.glob("*.unfinished"))
+    made(source, out, shards=60)
+    made(source, tmp_path / "undisturbed", shards=60)
+    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def noted(folder: Path) -> bool:

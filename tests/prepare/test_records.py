@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import os
 import pickle
@@ -216,3 +217,59 @@ def test_too_many_open_files_are_no_damage(source, tmp_path, monkeypatch):
         patch.setattr(os, "open", too_many)
         refused(lambda: opened[0], "so many files open", "ulimit -n")
     assert opened[0].label == 0
+
+
+@pytest.mark.parametrize(
+    ("subsampling", "blocks"), [("4:4:4", (1, 1)), ("4:2:0", (2, 2))]
+)
+def test_chroma_subsampling(source, tmp_path, subsampling, blocks):
+    manifest = made(source, tmp_path / "out", subsampling=subsampling)
+    recorded = manifest["settings"].get("--subsampling", "4:2:0")
+    assert recorded == subsampling
+    for record in records(tmp_path / "out"):
+        with Image.open(io.BytesIO(record.image)) as image:
+            _, horizontal, vertical, _ = image.layer[0]
+        assert (horizontal, vertical) == blocks
+
+
+def test_4_4_4_is_the_default_and_nearer_to_the_original(tmp_path):
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[:, 1::2, 0] = 255  # red lines of one pixel
+    for name in ("a", "b"):
+        (tmp_path / "source" / name).mkdir(parents=True)
+        (tmp_path / "source" / name / "1.png").write_bytes(encoded(image))
+    errors = {}
+    for given in ("", "4:4:4", "4:2:0"):
+        out = tmp_path / f"out{given}"
+        made(tmp_path / "source", out, subsampling=given)
+        stored = Square(SIZE).pixels(records(out)[0]).astype(float)
+        errors[given] = np.abs(stored - image).mean()
+    assert errors[""] == errors["4:4:4"] < 3 < 30 < errors["4:2:0"]
+
+
+@pytest.mark.parametrize("exif_rotation", [True, False])
+def test_exif_rotation(tmp_path, exif_rotation):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be rotated by 90° clockwise
+    upright = drawn(3, SIZE, SIZE)
+    for name in ("a", "b"):
+        (tmp_path / "source" / name).mkdir(parents=True)
+        data = encoded(upright, "JPEG", exif=exif, quality=95, subsampling=0)
+        (tmp_path / "source" / name / "1.JPEG").write_bytes(data)
+    manifest = made(
+        tmp_path / "source",
+        tmp_path / "out",
+        encoding="jpeg",
+        exif_rotation=exif_rotation,
+    )
+    recorded = manifest["settings"].get("--exif_rotation", True)
+    assert recorded == exif_rotation
+    expected = np.rot90(upright, -1) if exif_rotation else upright
+    stored = Square(SIZE).pixels(records(tmp_path / "out")[0]).astype(float)
+    assert np.abs(stored - expected).mean() < 3
+    refused(
+        lambda: made(
+            tmp_path / "source", tmp_path / "out", exif_rotation=not exif_rotation
+        ),
+        f"--exif_rotation={exif_rotation}, not {not exif_rotation}",
+    )

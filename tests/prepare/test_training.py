@@ -2,7 +2,7 @@ import numpy as np
 from preparing import SIZE, made, records, refused
 from runs import tiny_config
 
-from alexnet_jax import pictures
+from alexnet_jax import inputs
 from alexnet_jax.data.statistics import Statistics
 
 
@@ -11,8 +11,8 @@ def test_training_takes_the_statistics(source, tmp_path, capsys):
     capsys.readouterr()
     keys = {"dataset.source": "records", "dataset.image_size": SIZE}
     config = tiny_config({**keys, "dataset.train": str(tmp_path / "out")})
-    training = pictures.open_pictures(config, "train")
-    kept, statistics = pictures.surveyed(training, config, tmp_path)
+    training = inputs.open_images(config, "train")
+    kept, statistics = inputs.surveyed(training, config, tmp_path)
     assert kept is training
     own = tmp_path / "out" / "statistics.npz"
     assert (tmp_path / "statistics.npz").read_bytes() == own.read_bytes()
@@ -33,6 +33,6 @@ def test_records_that_do_not_fit_the_config(source, tmp_path):
     keys = {"dataset.source": "records", "dataset.image_size": SIZE}
     config = tiny_config({**keys, "dataset.validation": str(tmp_path / "out")})
     refused(
-        lambda: pictures.open_pictures(config, "validation", ("bird", "cat")),
+        lambda: inputs.open_images(config, "validation", ("bird", "cat")),
         "dataset.validation: the class 'dog'",
     )
