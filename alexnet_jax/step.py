@@ -161,7 +161,8 @@ def training_pixels(
     """
 
     def crop(image, corner) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (*corner, 0), (side, side, 3))
+        y, x = jnp.asarray(corner, jnp.int32)
+        return jax.lax.dynamic_slice(image, (y, x, jnp.int32(0)), (side, side, 3))
 
     flip = batch["flip"][:, None, None, None]
 
