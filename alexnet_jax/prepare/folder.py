@@ -125,7 +125,7 @@ class Folder:
         return sum(sizes) // max(1, len(sizes))
 
     def write(self, progress: Progress) -> None:
-        """Write the missing shards; finished ones are kept whatever happens."""
+        """Write the missing shards; an error keeps the finished ones."""
         for path in self._path.glob(f"*{files.UNFINISHED}"):
             path.unlink()  # of a process that was killed
         self._save()

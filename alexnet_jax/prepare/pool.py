@@ -11,7 +11,8 @@ from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
 
-_stop: Any = None  # in a worker: the event that asks it to stop
+# In a worker: whether to stop. Without a lock, which a killed worker might hold.
+_stop: Any = None
 
 
 def run(do: Callable[..., T], workers: int, *arguments: Sequence[Any]) -> Generator[T]:
@@ -24,7 +25,7 @@ def run(do: Callable[..., T], workers: int, *arguments: Sequence[Any]) -> Genera
         yield from map(do, *arguments)
         return
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
+    stop = context.RawValue("b", False)
     executor = ProcessPoolExecutor(workers, context, _begin, (stop,))
     try:
         yield from executor.map(do, *arguments)
@@ -34,13 +35,13 @@ def run(do: Callable[..., T], workers: int, *arguments: Sequence[Any]) -> Genera
             "short; run the same command again, if need be with fewer"
         ) from None
     finally:
-        stop.set()
+        stop.value = True
         executor.shutdown(cancel_futures=True)
 
 
 def stop_if_asked() -> None:
     """End the job of a worker that was asked to stop."""
-    if _stop is not None and _stop.is_set():
+    if _stop is not None and _stop.value:
         raise KeyboardInterrupt
 
 
