@@ -33,9 +33,6 @@ class Checkpoints:
         Args:
             directory: W/checkpoints.
             keep: number of newest checkpoints to keep; None: read-only.
-
-        Raises:
-            InputError: read-only, and it does not exist.
         """
         self._directory = directory
         if keep is None and not directory.is_dir():
@@ -92,9 +89,6 @@ class Checkpoints:
 
         Args:
             like: shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
-
-        Raises:
-            InputError: it is damaged, or of another network.
         """
         params = self.restore_params(like.params)
         with self._damage_reported():

@@ -170,32 +170,20 @@ def define_processes() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHo
 
 
 def path(name: str, flag: str) -> Path:
-    """A file or folder that a flag names.
-
-    Raises:
-        InputError: the flag is empty, which Path would take for the current folder.
-    """
+    """A file or folder that a flag names."""
     if not name:
         raise InputError(f"{flag}=: is empty; give a path, such as {flag}=.")
     return Path(name)
 
 
 def work_directories(names: Sequence[str]) -> list[Path]:
-    """The work directories of --checkpoint.
-
-    Raises:
-        InputError: one has no name.
-    """
+    """The work directories of --checkpoint."""
     if not names or not all(names):
         raise InputError(f"--checkpoint={','.join(names)}: name a work directory")
     return [Path(name) for name in names]
 
 
 def no_more_arguments(argv: Sequence[str]) -> None:
-    """Refuse arguments that are not flags.
-
-    Raises:
-        InputError: naming the first one.
-    """
+    """Refuse arguments that are not flags."""
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r}: not a flag; see --help")

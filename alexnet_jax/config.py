@@ -171,11 +171,7 @@ def shared_by_processes(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
-    """Check that a config has exactly these fields, each within its bound.
-
-    Raises:
-        InputError: naming the key, the value and what is allowed.
-    """
+    """Check that a config has exactly these fields, each within its bound."""
     values = flat(config)
     for key in values.keys() - FIELDS.keys():
         raise InputError(f"{key}: no such config key{nearest(key, FIELDS)}")
@@ -195,9 +191,6 @@ def parsed(text: str, where: str) -> ml_collections.ConfigDict:
     Args:
         text: of the file.
         where: the file's name, for messages.
-
-    Raises:
-        InputError: it is not the JSON of a config, or a value is out of bounds.
     """
     try:
         tree = json.loads(text)

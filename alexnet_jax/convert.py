@@ -39,9 +39,6 @@ def convert(
         source: a work directory or *.safetensors.
         destination: the other of the two; nothing is overwritten.
         config: of the network, where the file does not carry it.
-
-    Raises:
-        InputError: not one of each, or see the functions below.
     """
     outward = destination.suffix == ENDING
     if outward == (source.suffix == ENDING):
@@ -64,9 +61,6 @@ def to_safetensors(folder: Path, file: Path) -> None:
     Args:
         folder: a work directory.
         file: to write.
-
-    Raises:
-        InputError: no checkpoint there, or the file exists.
     """
     if file.exists():
         raise InputError(f"--destination={file}: exists already; give a new name")
@@ -99,9 +93,6 @@ def from_safetensors(
         file: with the weights.
         folder: the work directory to make.
         config: of the network; None: that of the file.
-
-    Raises:
-        InputError: the file is of another network, or the directory holds a run.
     """
     if holds_any(folder / "checkpoints"):
         raise InputError(
@@ -145,11 +136,7 @@ def from_safetensors(
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """The tensors and the metadata of a file."""
     try:
         with safe_open(file, framework="numpy") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -165,9 +152,6 @@ def as_params(tensors: dict[str, np.ndarray], shapes: Any, file: Path) -> Any:
         tensors: by names such as 'conv1.kernel'.
         shapes: `workdir.parameter_shapes` of the network.
         file: for messages.
-
-    Raises:
-        InputError: a tensor is missing, left over, or of another shape.
     """
     wanted = {n: leaf.shape for n, leaf in flatten_dict(shapes, sep=".").items()}
     for name in sorted(wanted.keys() | tensors.keys()):

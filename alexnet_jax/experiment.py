@@ -42,11 +42,7 @@ PRECISIONS = {
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Check every field of a config, alone and together with the others.
-
-    Raises:
-        InputError: naming the key, the value and what is allowed.
-    """
+    """Check every field of a config, alone and together with the others."""
     check_fields(config)
     _check_together(config)
     make_schedule(config)

@@ -49,11 +49,7 @@ def open_images(
 
 
 def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
-    """Check that there are images for one batch.
-
-    Raises:
-        InputError: there are fewer.
-    """
+    """Check that there are images for one batch."""
     if len(training) < config.batch_size:
         raise InputError(
             f"batch_size={config.batch_size}: more than the {len(training)} images of "

@@ -48,9 +48,6 @@ def make_mesh(
         batch_size: global; every replica takes an equal share.
         fc: replicas of the convolutions that share one copy of fc6 to fc8.
         micro_batches: into which each replica cuts its share of a batch.
-
-    Raises:
-        InputError: the devices, the towers or the batch cannot be divided so.
     """
     devices = jax.devices()
     if tower < 1 or towers % tower:
@@ -150,10 +147,6 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
     """The part of every batch that this process feeds: (its index, number of parts).
 
     Processes that hold towers of the same replicas feed them the same examples.
-
-    Raises:
-        InputError: in every process, where one has no device in the mesh or they do
-            not divide the batch into equal parts.
     """
     replicas = mesh.devices.reshape(-1, mesh.shape[TOWER])
     owners = [frozenset(device.process_index for device in row) for row in replicas]

@@ -43,9 +43,6 @@ def predict(
     Yields:
         {'image', 'top': [{'label', 'name', 'probability'}, …]}, or {'image', 'error'}
         for a file that cannot be read.
-
-    Raises:
-        InputError: something is missing or does not fit.
     """
     files = list(image_files(images))
     if not files:
@@ -71,11 +68,7 @@ def predict(
 
 
 def image_files(paths: Sequence[str]) -> Iterator[str]:
-    """The files among the paths, and the images in the folders among them.
-
-    Raises:
-        InputError: a folder without images.
-    """
+    """The files among the paths, and the images in the folders among them."""
     for path in paths:
         if not os.path.isdir(path):
             yield path
@@ -119,11 +112,7 @@ def readable(answer: dict[str, Any]) -> str:
 
 
 def class_names(path: str, classes: Sequence[str]) -> list[str]:
-    """Readable names, from lines '…<tab>class<tab>name'.
-
-    Raises:
-        InputError: the file cannot be read or lacks a class.
-    """
+    """Readable names, from lines '…<tab>class<tab>name'."""
     try:
         rows = [line.split("\t") for line in Path(path).read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:

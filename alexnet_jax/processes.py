@@ -1,8 +1,7 @@
-"""Several processes that train one network: how they meet, agree and part.
+"""Several processes that train one network, and the signals that stop them.
 
-Each runs the same program on its own devices (`jax.distributed`). The first writes
-what there is one of: config, statistics, metrics, lines for people; all write their
-parts of the checkpoints.
+Each runs the same program on its own devices (`jax.distributed`). The first one writes
+config, statistics, metrics and the console; all write their parts of the checkpoints.
 """
 
 import atexit
@@ -27,30 +26,26 @@ from jax.experimental.multihost_utils import reached_preemption_sync_point
 from alexnet_jax.errors import InputError
 
 PATIENCE = 60.0  # seconds to wait for the first process
-SILENCE = 30  # seconds without a sign of life after which a process counts as dead
-GO_ON = "nothing saved is lost: start all of them again and they go on"
-# In what jaxlib says where another process has gone.
+HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as dead
+RESTART = "nothing saved is lost: start all of them again to continue"
+# In the errors that jaxlib raises where another process is gone.
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service")
 
 
 def first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process writes the files and the console."""
     return jax.process_index() == 0
 
 
 @contextmanager
 def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
-    """Makes this process one of several, until it ends.
+    """Make this process one of several, until it ends.
 
     Args:
-        coordinator: 'host:port' of the first process; 'auto' where Slurm, a TPU VM or
-            Open MPI tell; None for a process that is alone.
+        coordinator: 'host:port' of the first process; 'auto' under Slurm, Open MPI
+            and on TPU VMs; None for a single process.
         count: processes in all; not needed with 'auto'.
         index: of this one, from 0; not needed with 'auto'.
-
-    Raises:
-        InputError: the flags make no sense, the first process cannot be reached, or
-            another process died.
     """
     if coordinator is None:
         if (count, index) != (1, 0):
@@ -67,8 +62,8 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         yield
     except BaseException as error:
-        # Leave without waiting for the others, which may wait for this one; the first
-        # gives them the time to meet the same mistake, for they end with it.
+        # Exit without a barrier: the others may be blocked on us. The first process
+        # leaves them the time to find the same mistake, since they end with it.
         atexit.register(os._exit, 2 if isinstance(error, Exception) else 130)
         lost = isinstance(error, jax.errors.JaxRuntimeError) and any(
             word in str(error) for word in LOST
@@ -78,7 +73,7 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
         if lost:
             raise InputError(
                 f"process {jax.process_index()} of {jax.process_count()} has lost "
-                f"another one ({str(error).splitlines()[0][:150]}); {GO_ON}"
+                f"another one ({str(error).splitlines()[0][:150]}); {RESTART}"
             ) from error
         raise
     finally:
@@ -88,7 +83,7 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
 def _initialise(coordinator: str, count: int, index: int) -> None:
     initialise = functools.partial(
         jax.distributed.initialize,
-        heartbeat_timeout_seconds=SILENCE,
+        heartbeat_timeout_seconds=HEARTBEAT,
         initialization_timeout=round(PATIENCE),
     )
     if coordinator == "auto":
@@ -96,8 +91,8 @@ def _initialise(coordinator: str, count: int, index: int) -> None:
             initialise()
         except (ValueError, RuntimeError) as error:
             raise InputError(
-                "--coordinator=auto: neither Slurm nor a TPU VM nor Open MPI tells of "
-                f"other processes ({error}); give host:port, --processes and --process"
+                "--coordinator=auto: found neither Slurm nor Open MPI nor a TPU VM "
+                f"({error}); give host:port, --processes and --process"
             ) from None
         return
     host, colon, port = coordinator.rpartition(":")
@@ -116,7 +111,7 @@ def _initialise(coordinator: str, count: int, index: int) -> None:
 
 
 def _wait_for(host: str, port: int) -> None:
-    """Returns once the first process listens: jaxlib would end this one otherwise."""
+    """Wait until the first process listens: jaxlib would abort this one otherwise."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -133,36 +128,33 @@ def _wait_for(host: str, port: int) -> None:
 
 
 def _watcher(index: int | None) -> subprocess.Popen:
-    """Says a line for a process that ends without a word.
+    """A shell that prints one line if this process ends without a message.
 
-    So jaxlib ends those whose fellows died, with pages about where in it that was.
+    jaxlib aborts a process when another one died, with a stack trace only.
     """
     name = "this process" if index is None else f"process {index}"
     line = (
         f"error: {name} ended: it was killed, or another process died, never came or "
-        f"cannot be reached; {GO_ON}"
+        f"cannot be reached; {RESTART}"
     )
     return subprocess.Popen(
         ["sh", "-c", 'read -r goodbye || echo "$0" >&2', line],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # Ctrl-C must not end it
     )
 
 
 def meet(where: str) -> None:
-    """Returns once all processes are here."""
+    """Wait for all processes."""
     multihost_utils.sync_global_devices(where)
 
 
 def agree(facts: dict[str, Any]) -> None:
-    """Checks that all processes have the same facts.
+    """Check that all processes have the same facts.
 
     Args:
         facts: values by name, as JSON can hold them.
-
-    Raises:
-        InputError: in every process, naming what differs.
     """
     if jax.process_count() == 1:
         return
@@ -187,7 +179,7 @@ def agree(facts: dict[str, Any]) -> None:
 
 
 def of_all(indices: Iterable[int], size: int) -> list[int]:
-    """The indices, below `size`, that any process has, in order."""
+    """The sorted union of the indices (below `size`) of all processes."""
     has = np.zeros(size, np.uint8)
     has[list(indices)] = 1
     return np.flatnonzero(multihost_utils.process_allgather(has).max(axis=0)).tolist()
@@ -195,23 +187,23 @@ def of_all(indices: Iterable[int], size: int) -> list[int]:
 
 @dataclasses.dataclass
 class Stop:
-    """The signal that asked for the end of the training, if one did."""
+    """The signal that asked to stop the training, if there was one."""
 
     signal: int | None = None
 
     def asked(self, step: int) -> bool:
-        """Whether to end after this update; several processes end after the same."""
-        if reached_preemption_sync_point(step):  # False where there is one process
+        """Whether to stop after this step; several processes stop after the same."""
+        if reached_preemption_sync_point(step):  # False for a single process
             self.signal = signal.SIGTERM
         return self.signal is not None
 
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """Notes SIGTERM and SIGINT, in place of what they do otherwise.
+    """Record SIGTERM and SIGINT instead of ending the process.
 
-    A second SIGINT (Ctrl-C) does what it always does. Of several processes, JAX tells
-    all about the SIGTERM that one has got; SIGINT becomes one.
+    A second SIGINT (Ctrl-C) ends it at once. JAX passes a SIGTERM on to all of several
+    processes; SIGINT is turned into one.
     """
     stop = Stop()
     alone = jax.process_count() == 1

@@ -173,9 +173,6 @@ class Trace:
                 of TensorBoard. None: nothing is recorded.
             done: updates before this start.
             total: steps in the whole run.
-
-        Raises:
-            InputError: the run ends before the last of them.
         """
         if folder and total - done < LAST_TRACED:
             raise InputError(

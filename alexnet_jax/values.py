@@ -72,11 +72,7 @@ def rows(value: Any) -> str:
 
 
 def one_of(value: Any, allowed: Sequence[Any], key: str) -> Any:
-    """The value, if it is allowed.
-
-    Raises:
-        InputError: with the nearest allowed value.
-    """
+    """The value, if it is allowed."""
     if value not in allowed:
         raise InputError(f"{key}={value!r}: {choice(*allowed)(value)}")
     return value

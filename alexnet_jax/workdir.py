@@ -29,11 +29,7 @@ def write_config(config: ml_collections.ConfigDict, path: Path) -> None:
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The config.json of a work directory, of this version or an earlier one.
-
-    Raises:
-        InputError: it is not there, or not a config.
-    """
+    """The config.json of a work directory, of this version or an earlier one."""
     path = workdir / "config.json"
     try:
         config = parsed(path.read_text(errors="replace"), str(path))
@@ -56,10 +52,6 @@ def settle_config(
         config: of this start.
         workdir: of the run; it exists (`files.locked` makes it).
         images: in the training set.
-
-    Raises:
-        InputError: the directory was made with another config; the differing keys are
-            named and nothing is touched.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -102,11 +94,7 @@ def settle_config(
 def settle_classes(
     classes: Sequence[str], config: ml_collections.ConfigDict, workdir: Path
 ) -> None:
-    """Write classes.txt into a work directory, or check that it fits this run.
-
-    Raises:
-        InputError: the checkpoint there has other classes; nothing is touched.
-    """
+    """Write classes.txt into a work directory, or check that it fits this run."""
     path = workdir / "classes.txt"
     for name in classes:
         if "\n" in name:
@@ -128,11 +116,7 @@ def settle_classes(
 
 
 def read_classes(path: Path) -> list[str]:
-    """The class names of a classes.txt, in label order.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """The class names of a classes.txt, in label order."""
     try:
         return read_lines(path)
     except OSError:
@@ -145,11 +129,7 @@ def read_classes(path: Path) -> list[str]:
 def require_same_network(
     config: ml_collections.ConfigDict, own: ml_collections.ConfigDict, workdir: Path
 ) -> None:
-    """Check that --config describes the network in a work directory.
-
-    Raises:
-        InputError: naming the keys in which they differ.
-    """
+    """Check that --config describes the network in a work directory."""
     given, trained_with = flat(config), flat(own)
     keys = [key for key in FIELDS if key.startswith("network.")]
     differing = [
@@ -184,9 +164,6 @@ def load_model(
         config: its config.json.
         mesh: of the devices that will compute.
         views: 1 or 10.
-
-    Raises:
-        InputError: something is missing, or belongs to another network.
     """
     classes = read_classes(workdir / "classes.txt")
     statistics = workdir / "statistics.npz"
@@ -212,11 +189,7 @@ def load_ensemble(
     mesh: Mesh,
     views: int,
 ) -> tuple[list[Model], list[str]]:
-    """Networks whose predictions are averaged, and their common classes.
-
-    Raises:
-        InputError: they were trained on other classes, or on images of other sizes.
-    """
+    """Networks whose predictions are averaged, and their common classes."""
     loaded = [
         load_model(workdir, config, mesh, views)
         for workdir, config in zip(workdirs, configs, strict=True)

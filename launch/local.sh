@@ -10,7 +10,7 @@
 # talk through gloo. PORT (12321) is where the processes meet. bash 5.1 or newer.
 #
 # Ctrl-C and SIGTERM save a checkpoint first, as ever. A process that fails is named and
-# the others are ended: the same command then goes on from the last checkpoint.
+# the others are ended: the same command then continues from the last checkpoint.
 set -uo pipefail
 
 if ! [[ ${1-} =~ ^[1-9][0-9]*$ ]]; then
@@ -43,7 +43,7 @@ while ((${#index_of[@]})); do
     result=$status
     ((status == 143 || status == 130)) && continue # saved, as it was told
     echo "error: process $index of $count ended with status $status and the others end" \
-        "too; nothing saved is lost: the same command goes on" >&2
+        "too; nothing saved is lost: the same command continues the run" >&2
     # They have a moment to say why themselves.
     (sleep 5 && kill -KILL "${!index_of[@]}") &>/dev/null &
 done

@@ -20,7 +20,7 @@
 # give them to sbatch: as many tasks as GPUs.
 #
 # Three minutes before its time is up the job saves a checkpoint; it and a job that Slurm
-# puts back in the queue go on there when started again. Where one process dies, all end.
+# puts back in the queue continue when started again. Where one process dies, all end.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start it with sbatch}"
 # shellcheck disable=SC1091 # made by whoever installs

@@ -11,7 +11,7 @@
 # share (Filestore, or a bucket mounted with gcsfuse). The workers' python3 must be 3.11
 # or later.
 #
-# A slice that was preempted goes on by the same command.
+# A slice that was preempted continues with the same command.
 set -euo pipefail
 
 if (($# < 2)) || [[ $1 == -* || $2 == -* ]]; then

@@ -53,33 +53,14 @@ OPERATIONS = (*UNITS, *NORMALISATIONS, "pool", "dropout", "exchange")  # no weig
 class AlexNet(nn.Module):
     """Five convolutional and three fully-connected layers (§3.5).
 
-    Every attribute up to `dropout` is a key of the config's `network`. Tuples have an
-    entry for each convolution (`kernels` to `paddings`), each fully-connected layer but
-    the last (`units`) or each layer with weights (`stddevs`, `biases`), in the order of
-    `layers`.
+    The attributes up to `dropout` are the keys of the config's `network`, where each is
+    described. Tuples have an entry for each convolution, each fully-connected layer but
+    the last (`units`), or each layer with weights (`stddevs`, `biases`).
 
     Attributes:
-        layers: the stages, from the pixels to the logits. A name that begins with
-            'conv' or 'fc' is a layer with weights; the others are `OPERATIONS`.
-            'exchange' stands before a layer that reads the maps of both towers.
-        kernels: maps of each convolution, over all towers.
-        sizes: sides of the kernels, in pixels.
-        strides: distances between neighbouring positions, in pixels.
-        paddings: rows and columns of zeros on each side, in pixels.
-        units: of each fully-connected layer but the last, over all towers.
-        towers: 2 as in Figure 2; 1 makes every layer dense.
-        pool_size: side of a pooling window, in pixels (§3.4).
-        pool_stride: distance between neighbouring windows, in pixels (§3.4).
-        response_depth: n of §3.3.
-        response_k: k of §3.3.
-        response_alpha: α of §3.3; the 2012 code divides it by n.
-        response_beta: β of §3.3.
-        response_range: 'tower': windows end with the maps of a tower, as in the 2012
-            code; 'layer': N is the number of kernels in the layer, as §3.3 says.
-        spatial_alpha: α of 'normalise_within_maps' (docs/sources.md).
-        stddevs: of the Gaussian weights (§5).
-        biases: the constants that biases start from (§5).
-        dropout: probability that a unit is zeroed (§4.2).
+        layers: the stages from the pixels to the logits. Names that begin with 'conv'
+            or 'fc' are layers with weights; the others are `OPERATIONS`. 'exchange'
+            stands before a layer that reads the maps of both towers.
         classes: outputs of the last layer.
         dtype: of the computation. Parameters, gradients and logits are float32, or
             float64 where this is float64.
@@ -242,7 +223,7 @@ class AlexNet(nn.Module):
         )
 
     def drop(self, x: jax.Array, rows: jax.Array | None) -> jax.Array:
-        """§4.2: a random half of the units in training, all of them halved at test."""
+        """§4.2: a random half of the units in training, each one halved at test."""
         if rows is None:
             return x * (1 - self.dropout)
         towers, first = jnp.arange(self.local_towers), jnp.array(0)

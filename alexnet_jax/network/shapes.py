@@ -9,27 +9,17 @@ from alexnet_jax.network.alexnet import OPERATIONS, AlexNet
 
 
 class Stage(NamedTuple):
-    """One stage of a network, over all towers.
+    """One stage of a network, over all towers; shapes are those of one image."""
 
-    Attributes:
-        name: as in `AlexNet.layers`.
-        layer: the layer with weights that it is, or follows; 'pixels' before the first.
-        groups: 1 where the stage reads the maps of all towers; else the towers.
-        input: (H, W, C) or (units,), of one image.
-        output: the same of the result.
-        kernel: (size, size, C per group, K) or (inputs per group, units); () without
-            weights.
-        stride: of a convolution, in pixels.
-        padding: of a convolution, in pixels.
-    """
-
-    name: str
-    layer: str
-    groups: int
-    input: tuple[int, ...]
+    name: str  # as in `AlexNet.layers`
+    layer: str  # with weights, that it is or follows
+    groups: int  # 1 where it reads the maps of all towers; else the towers
+    input: tuple[int, ...]  # (H, W, C) or (units,)
     output: tuple[int, ...]
-    kernel: tuple[int, ...] = ()
-    stride: int = 1
+    kernel: tuple[
+        int, ...
+    ] = ()  # (size, size, C a group, K) or (inputs a group, units)
+    stride: int = 1  # of a convolution, in pixels
     padding: int = 0
 
     @property
@@ -46,16 +36,9 @@ class Stage(NamedTuple):
 
 
 def stages(network: AlexNet, side: int) -> list[Stage]:
-    """The stages of a network with their shapes.
-
-    Args:
-        network: any of its mesh forms.
-        side: of the input, in pixels.
-
-    Raises:
-        InputError: the stages do not fit together, or nothing is left of the input.
-    """
+    """The stages of a network for inputs of `side` pixels, if they fit together."""
     _check_order(network)
+    _check_lengths(network)
     return list(_walk(network, side))
 
 
@@ -146,13 +129,16 @@ def _check_order(network: AlexNet) -> None:
             f"{weighted[-1]!r} gives the logits of all {network.towers} towers: "
             "'exchange' must stand before it, and a fully-connected layer before that"
         )
-    convs, fcs = len(convolutions), len(weighted) - len(convolutions) - 1
+
+
+def _check_lengths(network: AlexNet) -> None:
+    weighted, convs = network.weighted, len(network.convolutions)
     for key, given, length in (
         ("kernels", network.kernels, convs),
         ("sizes", network.sizes, convs),
         ("strides", network.strides, convs),
         ("paddings", network.paddings, convs),
-        ("units", network.units, fcs),
+        ("units", network.units, len(weighted) - convs - 1),
         ("stddevs", network.stddevs, len(weighted)),
         ("biases", network.biases, len(weighted)),
     ):
