@@ -8,8 +8,8 @@
 run4.sh and its parameter files trained a four-GPU relative of config 120: weights to
 1e-3 at epoch 22, 1e-4 at 49 and 1e-5 at 81; conv1 and conv2 to 1e-5 at 66, when the
 colour noise was switched off, and frozen at 73; biases from 0.02 to 0.002 with the
-first drop; stopped at 95. The network here is that of config 145, for which no figure with
-this schedule was logged.
+first drop; stopped at 95. The network here is that of config 145, for which no figure
+with this schedule was logged.
 """
 
 from configs import paper_2012_code
