@@ -1,5 +1,6 @@
 """The console and the profile of a training."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,34 +20,19 @@ STUCK_STEPS = 500  # at a loss of ln(classes) before a known plateau is explaine
 FIRST_TRACED, LAST_TRACED = 10, 15  # steps after a start, when all is compiled
 
 
+@dataclasses.dataclass
 class Progress:
     """Completes each line of metrics.jsonl and prints it with speed and time left."""
 
-    def __init__(
-        self,
-        metrics: MetricsFile | None,
-        config: ml_collections.ConfigDict,
-        images: int,
-        classes: int,
-        total: int,
-        peak_images_per_second: float,
-    ):
-        """Start the clock.
+    metrics: MetricsFile | None  # None where another process writes it
+    config: ml_collections.ConfigDict
+    images: int  # in the training set
+    classes: int
+    total: int  # steps in the whole run
+    peak_images_per_second: float  # MFU (model FLOP utilisation) is a share of it
 
-        Args:
-            metrics: the file of the lines; None where another process writes it.
-            config: of the run.
-            images: in the training set.
-            classes: ln(classes) is the loss of a network that guesses.
-            total: steps in the whole run.
-            peak_images_per_second: MFU (model FLOP utilisation) is a share of it.
-        """
-        self._metrics, self._config = metrics, config
-        self._total, self._chance_loss = total, math.log(classes)
-        self._peak_images_per_second = peak_images_per_second
-        self._steps_a_validation = config.validate_every_epochs * (
-            images / config.batch_size
-        )
+    def __post_init__(self):
+        """Start the clock."""
         self._since, self._step, self._waited = perf_counter(), None, 0.0
         self._validating = self._validation_seconds = 0.0
         self._stuck, self._explain_at = 0.0, STUCK_STEPS
@@ -63,43 +49,40 @@ class Progress:
         """Read the sums of a line, append it to metrics.jsonl and print it.
 
         Args:
-            line: 'train' holds `Sums` that may not be computed yet; the rest is written
-                unchanged.
-            waited: seconds for which the devices have waited for data, in all.
+            line: 'train' holds `Sums` that may not be computed yet.
+            waited: seconds in which the devices have waited for data since the start.
         """
-        sums = jax.device_get(line.pop("train"))
-        rates, steps = sums.rates(), float(sums.images) / self._config.batch_size
-        line["train/loss"] = rates["loss"]
-        line["train/top1_error"] = rates["top1_error"]
-
-        now = perf_counter()
+        step, batch_size = line["step"], self.config.batch_size
+        sums, now = jax.device_get(line.pop("train")), perf_counter()
+        rates = sums.rates()
+        line |= {f"train/{name}": rates[name] for name in ("loss", "top1_error")}
         seconds = max(now - self._since - self._validating, 1e-9)
+        wait, speed = min((waited - self._waited) / seconds, 1.0), None
         # No speed in the first line: the sums of a resumed run may hold steps of the
         # run before.
-        timed = line["step"] - self._step if self._step is not None else None
-        wait = min((waited - self._waited) / seconds, 1.0)
-        speed = None
-        if timed:
-            speed = timed * self._config.batch_size / seconds
+        if self._step is not None:
+            speed = (step - self._step) * batch_size / seconds
             line["train/images_per_second"] = speed
             line["train/data_wait"] = wait
-            line["train/mfu"] = speed / self._peak_images_per_second
-        self._since, self._step, self._waited = now, line["step"], waited
+            line["train/mfu"] = speed / self.peak_images_per_second
+        self._since, self._step, self._waited = now, step, waited
         self._validating = 0.0
-        if self._metrics:
-            self._metrics.write(line)
+        if self.metrics:
+            self.metrics.write(line)
 
         parts = [
             f"epoch {line['epoch']:7.2f}",
-            f"step {line['step']:,}/{self._total:,}",
+            f"step {step:,}/{self.total:,}",
             f"loss {rates['loss']:.4f}",
             f"top-1 error {rates['top1_error']:6.1%}",
             f"rate {line['train/learning_rate']:.0e}",
         ]
         if speed:
             slower = "data" if wait >= DATA_BOUND else "devices"
-            left = (self._total - line["step"]) * self._config.batch_size / speed
-            left += self._validations_left(line["step"]) * self._validation_seconds
+            images = (self.total - step) * batch_size
+            left = images / speed
+            if every := self.config.validate_every_epochs:
+                left += images / self.images / every * self._validation_seconds
             parts += [
                 f"{speed:,.0f} images/s",
                 f"MFU {line['train/mfu']:.0%}",
@@ -113,20 +96,16 @@ class Progress:
                 f"  top-1 error {line['validation/top1_error']:.2%}"
                 f"  top-5 error {line['validation/top5_error']:.2%}"
             )
-        self._explain_plateau(rates["loss"], steps)
-
-    def _validations_left(self, step: int) -> float:
-        if not self._steps_a_validation:
-            return 0
-        return (self._total - step) / self._steps_a_validation
+        self._explain_plateau(rates["loss"], float(sums.images) / batch_size)
 
     def _explain_plateau(self, loss: float, steps: float) -> None:
         """Explain the known first plateau once, and again after twice as long."""
-        near = abs(loss - self._chance_loss) < 0.02 * self._chance_loss
+        chance = math.log(self.classes)  # the loss of a network that guesses
+        near = abs(loss - chance) < 0.02 * chance
         self._stuck = self._stuck + steps if near else 0
         if self._stuck >= self._explain_at:
             say(
-                f"      the loss has stood at ln(classes) = {self._chance_loss:.2f} "
+                f"      the loss has stood at ln(classes) = {chance:.2f} "
                 f"for {self._stuck:,.0f} steps, a known plateau of this network's "
                 "first epochs. It can last thousands of steps; network.stddevs of 0.03 "
                 "in conv3 to conv5, as in the 2012 code, shorten it"
@@ -135,8 +114,8 @@ class Progress:
 
     def close(self) -> None:
         """Close metrics.jsonl."""
-        if self._metrics:
-            self._metrics.close()
+        if self.metrics:
+            self.metrics.close()
 
 
 def parameter_table(params: Any, layers: Sequence[str]) -> str:
@@ -163,17 +142,14 @@ def duration(seconds: float) -> str:
 
 
 class Trace:
-    """Records steps 10 to 15 after a start, for Perfetto and TensorBoard."""
+    """Records steps 10 to 15 after a start, for Perfetto and TensorBoard.
+
+    It goes to plugins/profile/<time>/ of a folder, the layout of TensorBoard; with None
+    for a folder nothing is recorded.
+    """
 
     def __init__(self, folder: Path | None, done: int, total: int):
-        """Wait for these steps.
-
-        Args:
-            folder: what is recorded goes to its plugins/profile/<time>/, the layout
-                of TensorBoard. None: nothing is recorded.
-            done: updates before this start.
-            total: steps in the whole run.
-        """
+        """Check that enough of the run's `total` steps are left."""
         if folder and total - done < LAST_TRACED:
             raise InputError(
                 f"--profile: records steps {FIRST_TRACED} to {LAST_TRACED} after a "
@@ -184,12 +160,7 @@ class Trace:
         self._first, self._last = done + FIRST_TRACED, done + LAST_TRACED
 
     def before(self, step: int, loss: jax.Array) -> None:
-        """Start or stop recording, before the steps where it is due.
-
-        Args:
-            step: the next one.
-            loss: of the last one; the devices are idle when it is computed.
-        """
+        """Start or stop recording before a step; the last step's loss ends its work."""
         if self._folder and step == self._first:
             loss.block_until_ready()
             options = jax.profiler.ProfileOptions()

@@ -13,21 +13,14 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import (
-    device,
-    experiment,
-    inference,
-    inputs,
-    parallel,
-    processes,
-    workdir,
-)
+from alexnet_jax import experiment, inference, inputs, parallel, processes, workdir
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
 from alexnet_jax.config import shared_by_processes
 from alexnet_jax.data.files import locked
 from alexnet_jax.data.images import Source
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.device import float64, product_flops
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.feed import CachedTransfer, Feed
 from alexnet_jax.inference import Model
@@ -41,7 +34,7 @@ from alexnet_jax.step import State
 def train(
     config: ml_collections.ConfigDict, folder: Path, profile: bool = False
 ) -> int | None:
-    """Train, validating on the way, from the newest checkpoint if there is one.
+    """Train, with validations, from the newest checkpoint if there is one.
 
     Each of several processes (`processes.joined`) calls this with the same config and
     the same folder, on a disk that all of them share.
@@ -53,15 +46,10 @@ def train(
         profile: records a few steps in folder/profile (see `Trace`).
 
     Returns:
-        The signal that stopped it, after a checkpoint; None where it is complete.
-
-    Raises:
-        InputError: config, data, mesh or work directory do not fit, or another run uses
-            it.
-        NonFiniteError: the loss is not finite; the last good checkpoint is kept.
+        The signal that stopped it, after a checkpoint; None if training is complete.
     """
     experiment.check(config)
-    with device.float64(config.precision == "float64"):
+    with float64(config.precision == "float64"):
         return _train(config, folder, profile)
 
 
@@ -72,7 +60,7 @@ def _train(
     training = inputs.open_images(config, "train")
     validation = inputs.open_images(config, "validation", training.classes)
     mesh = experiment.make_mesh(config)
-    parallel.process_part(mesh)
+    part = parallel.process_part(mesh)
     inputs.require_a_batch(training, config)
     processes.agree({
         "the images of dataset.train": len(training),
@@ -84,74 +72,54 @@ def _train(
         workdir.settle_classes(training.classes, config, folder)
         training, statistics = inputs.surveyed(training, config, folder)
         inputs.require_a_batch(training, config)
-        checkpoints = Checkpoints(
-            folder / "checkpoints", keep=config.checkpoints_to_keep
-        )
+        keep = config.checkpoints_to_keep
+        checkpoints = Checkpoints(folder / "checkpoints", keep)
         with processes.stop_signal() as stop, closing(checkpoints):
             run = Run(
                 config,
                 folder,
                 mesh,
+                part,
                 training,
                 validation,
                 statistics,
                 checkpoints,
-                profile,
             )
-            run.go(stop)
+            run.go(stop, profile)
     done = int(run.state.step)
-    if stop.signal and done < run.total and not run.finished:
+    if stop.signal and done < run.total and not run.schedule.finished:
         say(f"stopped after step {done:,}; the same command continues the run")
         return stop.signal
     say(f"done: {folder}")
     return None
 
 
+@dataclasses.dataclass
 class Run:
-    """One training from its start, or its newest checkpoint, to its end."""
+    """One training, from its first step or newest checkpoint to its end."""
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        folder: Path,
-        mesh: Mesh,
-        training: Source,
-        validation: Source,
-        statistics: Statistics,
-        checkpoints: Checkpoints,
-        profile: bool,
-    ):
+    config: ml_collections.ConfigDict
+    folder: Path
+    mesh: Mesh
+    part: tuple[int, int]  # `parallel.process_part`
+    training: Source
+    validation: Source
+    statistics: Statistics
+    checkpoints: Checkpoints
+
+    def __post_init__(self):
         """Restore the state, or initialise it on its shards."""
-        self.config, self.folder, self.mesh = config, folder, mesh
-        self.training, self.validation = training, validation
-        self.statistics = statistics
-        classes = len(training.classes)
-        self.schedule = experiment.make_schedule(config, classes, len(validation))
-        self.program = experiment.make_program(config, classes, mesh)
-        self.layers = self.program.network.weighted
+        config, classes = self.config, len(self.training.classes)
+        self.schedule = experiment.make_schedule(config, classes, len(self.validation))
+        self.total = experiment.total_steps(config, len(self.training))
+        self.program = experiment.make_program(config, classes, self.mesh)
+        network = self.program.network
+        self.layers = network.weighted
         self.mean_image = parallel.replicate(
-            mesh, statistics.mean_image.astype(self.program.mean_image.dtype)
+            self.mesh, self.statistics.mean_image.astype(self.program.mean_image.dtype)
         )
-        self.probabilities = experiment.make_probabilities(
-            config, self.program.network, mesh
-        )
-        self.total = experiment.total_steps(config, len(training))
-        self.checkpoints = checkpoints
+        self.probabilities = experiment.make_probabilities(config, network, self.mesh)
         self.state, self.seconds = self.first_state()
-        done = int(self.state.step)
-        self.trace = Trace(
-            folder / "profile" if profile and processes.first() else None,
-            done,
-            self.total,
-        )
-        self.progress = Progress(
-            MetricsFile(folder / "metrics.jsonl", done) if processes.first() else None,
-            config,
-            len(training),
-            classes,
-            self.total,
-            self.peak_images_per_second(),
-        )
 
     def first_state(self) -> tuple[State, float]:
         """The state to start from, and the seconds trained before it."""
@@ -171,35 +139,36 @@ class Run:
         say(f"continuing after step {int(state.step):,}")
         return state, on_host.get("seconds", 0.0)
 
-    def peak_images_per_second(self) -> float:
-        """If the devices only multiplied matrices: MFU is a share of it."""
-        network = self.program.network
-        flop = training_flop(network, self.config.augment.crop)
-        return device.product_flops(self.mesh, network.dtype) / flop
-
-    def go(self, stop: processes.Stop) -> None:
-        """Steps, lines, validations and checkpoints until the end, or a signal."""
-        config, done = self.config, int(self.state.step)
-        started = time.perf_counter()
-        feed = Feed(
-            inputs.training_input(
-                config,
-                self.training,
-                self.statistics,
-                parallel.process_part(self.mesh),
-                start_step=done,
-            ),
-            self.mesh,
+    def go(self, stop: processes.Stop, profile: bool) -> None:
+        """Train to the end or a signal: steps, lines, validations and checkpoints."""
+        config, done, first = self.config, int(self.state.step), processes.first()
+        trace = Trace(
+            self.folder / "profile" if profile and first else None, done, self.total
         )
+        network = self.program.network
+        flop = training_flop(network, config.augment.crop)
+        progress = Progress(
+            MetricsFile(self.folder / "metrics.jsonl", done) if first else None,
+            config,
+            images=len(self.training),
+            classes=len(self.training.classes),
+            total=self.total,
+            peak_images_per_second=product_flops(self.mesh, network.dtype) / flop,
+        )
+        started = time.perf_counter()
+        batches = inputs.training_input(
+            config, self.training, self.statistics, self.part, start_step=done
+        )
+        feed = Feed(batches, self.mesh)
         cached_rates, loss = CachedTransfer(self.mesh), jnp.zeros(())
         line: dict[str, Any] = {}  # to be written when its numbers are computed
-        with closing(self.progress), closing(feed), closing(self.trace):
+        with closing(progress), closing(feed), closing(trace):
             for step in range(done + 1, self.total + 1):
-                if self.finished:
+                if self.schedule.finished:
                     break
-                self.trace.before(step, loss)
+                trace.before(step, loss)
                 batch = feed.take(busy_with=loss)
-                rates = self.rates(step)
+                rates = self.schedule.rates(self.epoch(step - 1), self.layers)
                 before = loss
                 with jax.profiler.StepTraceAnnotation("step", step_num=step):
                     self.state, loss = self.program.train_step(
@@ -208,7 +177,7 @@ class Run:
                 # The devices are busy with this step: read the loss of the one before.
                 require_finite(before, step - 1)
                 if line:
-                    self.progress.write(line, feed.waited)
+                    progress.write(line, feed.waited)
                     line = {}
 
                 last = stop.asked(step) or step == self.total
@@ -217,36 +186,27 @@ class Run:
                     line = self.take_line(step, rates)
                 if validate:
                     require_finite(loss, step)
-                    line |= self.validate(step)
-                if step % config.checkpoint_every_steps == 0 or last or self.finished:
+                    with progress.validating():
+                        line |= self.validate(step)
+                last = last or self.schedule.finished
+                if step % config.checkpoint_every_steps == 0 or last:
                     # A resumed run does not write the lines up to here again.
                     require_finite(loss, step)
                     if line:
-                        self.progress.write(line, feed.waited)
+                        progress.write(line, feed.waited)
                         line = {}
                     self.save(self.seconds + time.perf_counter() - started)
                 if last:
                     break
 
-    @property
-    def finished(self) -> bool:
-        """Whether the plateau rule has ended the training."""
-        return isinstance(self.schedule, Plateau) and self.schedule.finished
-
     def epoch(self, step: int) -> float:
         """Passes over the training images after so many steps."""
         return step * self.config.batch_size / len(self.training)
 
-    def rates(self, step: int) -> Rates:
-        """The learning rates of a step, counted from 1."""
-        return self.schedule.rates(self.epoch(step - 1), self.layers)
-
     def validation_due(self, step: int) -> bool:
         """Whether an epoch that is followed by a validation ends with this step."""
         every = self.config.validate_every_epochs
-        if every == 0:
-            return False
-        return self.epoch(step) // every > self.epoch(step - 1) // every
+        return bool(every) and self.epoch(step) // every > self.epoch(step - 1) // every
 
     def take_line(self, step: int, rates: Rates) -> dict[str, Any]:
         """Take the sums out of the state; they are read when the line is written."""
@@ -264,19 +224,15 @@ class Run:
 
     def validate(self, step: int) -> dict[str, float]:
         """Errors over the centre views of the validation images (§5)."""
-        config = self.config
         model = Model(self.probabilities, self.state.params, self.mean_image)
         batches = inputs.evaluation_input(
-            config,
-            self.validation,
-            parallel.process_part(self.mesh),
-            allow_unreadable=True,
+            self.config, self.validation, self.part, allow_unreadable=True
         )
-        with self.progress.validating(), closing(batches):
+        with closing(batches):
             rates, unreadable = inference.error_rates([model], batches, self.mesh)
-        if not rates["images"]:
+        if not rates.pop("images"):
             raise InputError(
-                f"dataset.validation={config.dataset.validation!r}: none of its "
+                f"dataset.validation={self.config.dataset.validation!r}: none of its "
                 "images can be decoded"
             )
         unreadable = processes.of_all(unreadable, len(self.validation))
@@ -286,13 +242,10 @@ class Run:
             )
         if isinstance(self.schedule, Plateau) and self.validation_due(step):
             self.schedule = self.schedule.after_validation(rates["top1_error"])
-        return {
-            f"validation/{name}": rates[name]
-            for name in ("loss", "top1_error", "top5_error")
-        }
+        return {f"validation/{name}": rate for name, rate in rates.items()}
 
     def save(self, seconds: float) -> None:
-        """Save the state of the training."""
+        """Save the state, and what the host remembers of the training."""
         on_host: dict[str, Any] = {"seconds": seconds, "pictures": len(self.training)}
         if isinstance(self.schedule, Plateau):
             on_host["plateau"] = self.schedule.memory()
@@ -300,10 +253,6 @@ class Run:
 
 
 def require_finite(loss: jax.Array, step: int) -> None:
-    """Stop the run when the loss of a step is not finite.
-
-    Raises:
-        NonFiniteError: naming the step.
-    """
+    """Stop the run when the loss of a step is not finite."""
     if not math.isfinite(float(loss)):
         raise NonFiniteError(f"the loss is {float(loss)} at step {step}")
