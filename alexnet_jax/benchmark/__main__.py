@@ -1,4 +1,4 @@
-"""App: what the program does with a machine, beside limits measured in the same run.
+"""App: the speed and communication of a machine, with limits measured in the same run.
 
 python -m alexnet_jax.benchmark step --config=configs/paper.py
 python -m alexnet_jax.benchmark input --config=configs/paper.py \
@@ -6,24 +6,22 @@ python -m alexnet_jax.benchmark input --config=configs/paper.py \
 python -m alexnet_jax.benchmark collectives --config=configs/paper.py \
     --config.mesh.data=128 --config.mesh.tower=2 --config.batch_size=32768
 
-print for people, and as the last line one JSON object.
+Each prints tables, and one JSON object as the last line.
 """
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from alexnet_jax import cli, device
-from alexnet_jax.benchmark import collectives, input_path, step
+from alexnet_jax import config as paper
+from alexnet_jax.benchmark import collectives, input, step
 from alexnet_jax.errors import InputError
-
-PAPER = Path(__file__).parents[1] / "configs" / "paper.py"
-
+from alexnet_jax.values import one_of
 
 if __name__ == "__main__":
-    CONFIG = cli.define_config(str(PAPER))
+    CONFIG = cli.define_config(paper.__file__)
     SECONDS = flags.DEFINE_float(
         "seconds",
         5.0,
@@ -32,17 +30,18 @@ if __name__ == "__main__":
     )
     MEASUREMENTS = {
         "step": step.measure,
-        "input": lambda config: input_path.measure(config, SECONDS.value),
+        "input": lambda config: input.measure(config, SECONDS.value),
         "collectives": collectives.measure,
     }
 
     def main(argv: Sequence[str]) -> None:
-        """Measures one thing."""
+        """Measure one thing."""
         if len(argv) < 2:
-            raise InputError(f"say what to measure: {', '.join(MEASUREMENTS)}")
+            raise InputError(f"name a measurement: {', '.join(MEASUREMENTS)}")
         cli.no_more_arguments(argv[1:])
-        device.always()
-        measure = MEASUREMENTS[cli.one_of(argv[1], list(MEASUREMENTS), "benchmark")]
-        print(json.dumps(measure(CONFIG.value)))
+        measure = MEASUREMENTS[one_of(argv[1], list(MEASUREMENTS), "benchmark")]
+        device.compile_always()
+        with device.float64(CONFIG.value.precision == "float64"):
+            print(json.dumps(measure(CONFIG.value)))
 
     cli.run(main)

@@ -1,7 +1,7 @@
-"""What each device hears from the others in a training step.
+"""The communication of each device in a training step.
 
-The step is compiled for the mesh of a config, on any machine and without running it:
-on this one's processor, which XLA is told has as many devices as the mesh.
+The step is compiled for the mesh of a config and not run, so any machine will do: XLA
+makes as many devices of its processor as the mesh has.
 """
 
 from typing import Any
@@ -12,13 +12,12 @@ import ml_collections
 from alexnet_jax import experiment
 from alexnet_jax.benchmark.program_text import Collective, read_collectives
 from alexnet_jax.data.ilsvrc import CLASSES
-from alexnet_jax.program import make_program
 
-PAPERS_FLOATS = 58_624  # between the GPUs for an image, forward, by §3.5
+PAPERS_FLOATS = 58_624  # an image, between the GPUs, forward, by §3.5
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Prints the exchanges of a training step.
+    """Print the collectives of a training step.
 
     Args:
         config: its mesh, batch size and network; mesh.data=-1 counts as 1.
@@ -32,20 +31,20 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
     jax.config.update("jax_num_cpu_devices", config.mesh.data * config.mesh.tower)
     experiment.check(config)
     mesh = experiment.make_mesh(config)
-    compiled = make_program(config, CLASSES, mesh).compile()
+    compiled = experiment.make_program(config, CLASSES, mesh).compile()
     found = read_collectives(compiled, mesh)
     sizes = compiled.memory_analysis()
     memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
     images = config.batch_size // config.mesh.data
     shape = "×".join(f"{size} {axis}" for axis, size in mesh.shape.items())
     print(
-        f"mesh of {shape}, batch of {config.batch_size:,}, {images:,} images a copy\n"
-        f"{table(found)}\nmemory of a device: {memory:,} bytes"
+        f"mesh of {shape}, batch of {config.batch_size:,}, {images:,} images a "
+        f"replica\n{table(found)}\nmemory of a device: {memory:,} bytes"
     )
     if config.precision == "bfloat16":
         print(
-            "bfloat16 crosses as float32 here, compiled for a processor; between "
-            "accelerators as half the bytes"
+            "a CPU communicates bfloat16 as float32; between accelerators it is half "
+            "the bytes"
         )
     result: dict[str, Any] = {
         "mesh": dict(mesh.shape),
@@ -53,10 +52,11 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "memory_bytes": memory,
     }
     if config.mesh.tower > 1 and config.mesh.fc == 1:
-        heard = sum(
+        received = sum(
             c.bytes for c in found if c.direction == "forward" and c.axes == "tower"
         )
-        floats = heard * config.mesh.tower // images // 4
+        item = 8 if config.precision == "float64" else 4
+        floats = received * config.mesh.tower // images // item
         print(
             f"between the towers, forward: {floats:,} floats an image "
             f"(the paper's GPUs: {PAPERS_FLOATS:,})"
@@ -66,13 +66,13 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def table(found: list[Collective]) -> str:
-    """A line an exchange, for people."""
+    """A line for each collective."""
     if not found:
         return (
-            "no exchange between devices; --config.mesh.tower=2 puts each tower on a "
-            "device of its own"
+            "no communication between devices; --config.mesh.tower=2 puts each tower "
+            "on a device of its own"
         )
-    head = f"{'':9}{'exchange':20}{'axis':11}{'carries':11}{'times':>6}"
+    head = f"{'':9}{'collective':20}{'axis':11}{'carries':11}{'times':>6}"
     rows = [f"{head}{'bytes per device':>18}"]
     for c in found:
         rows.append(

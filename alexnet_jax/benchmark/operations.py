@@ -1,8 +1,11 @@
-"""Where the time of a training step goes: each operation compiled and timed alone."""
+"""The operations of a training step, each timed alone and compared with its roofline.
+
+The rows follow from `AlexNet.layers`. Units have none: XLA fuses them with the rest.
+"""
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,38 +16,76 @@ import optax
 
 from alexnet_jax import device
 from alexnet_jax.benchmark import clock
-from alexnet_jax.benchmark.limits import Limits
-from alexnet_jax.benchmark.work import Layer, layers_of
-from alexnet_jax.network.alexnet import AlexNet, Convolution
-from alexnet_jax.network.ops import (
-    convolution,
-    dropout,
-    overlapping_pooling,
-    spatial_normalisation,
-)
+from alexnet_jax.experiment import Program
+from alexnet_jax.network.alexnet import UNITS
+from alexnet_jax.network.convolution import convolution
+from alexnet_jax.network.shapes import Stage, stages
 from alexnet_jax.optimizer import momentum_with_decay
-from alexnet_jax.program import Program
 from alexnet_jax.step import training_pixels
 
 ROUNDS, READING = 3, 0.1  # seconds
+LIMITS = ("matrix product", "memory")  # names of the runs of `limit_runs`
+COPIED_BYTES = 256 << 20  # several times the size of any cache
+NOUNS = {  # stages whose rows are called otherwise
+    "normalise": "normalisation",
+    "normalise_within_maps": "spatial normalisation",
+    "pool": "pooling",
+}
+
+
+class Limits(NamedTuple):
+    """What the machine can do at best."""
+
+    flops: float  # floating-point operations a second of a large matrix product
+    bytes: float  # read and written a second by a pass over a large array
+
+    @classmethod
+    def read(cls, times: Mapping[str, clock.Times]) -> "Limits":
+        """The limits, from the times of `limit_runs`."""
+        product, memory = (times[name].least for name in LIMITS)
+        return cls(2 * product_side() ** 3 / product, 2 * COPIED_BYTES / memory)
+
+    def seconds(self, flop: float, bytes: float) -> float:
+        """The roofline: the least time of an operation, by either limit."""
+        return max(flop / self.flops, bytes / self.bytes)
+
+
+def product_side() -> int:
+    """Side of the large matrices."""
+    return 3072 if device.on_cpu() else 8192
+
+
+def limit_runs(dtype: Any) -> clock.Runs:
+    """The runs that show the limits, on the default device, for matrices of a dtype."""
+    side = product_side()
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    product, memory = device.make_product(), jnp.zeros(COPIED_BYTES // 4, jnp.float32)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # a new array is mapped first
+    runs = clock.on_device(lambda: product(matrix, matrix)), _in_place(add, memory)
+    for run in runs:
+        run(1)  # compiles it
+    return dict(zip(LIMITS, runs, strict=True))
+
+
+def _in_place(function: Callable, first: Any, *others: Any) -> Callable[[int], None]:
+    """A run of a function that donates its first argument to its result."""
+    held = [first]
+
+    def once() -> Any:
+        held[0] = function(held[0], *others)
+        return held[0]
+
+    return clock.on_device(once)
 
 
 class Operation(NamedTuple):
-    """A part of a training step.
+    """A part of a training step."""
 
-    Attributes:
-        name: layer and operation.
-        function: of arrays.
-        arguments: shapes and dtypes of the arrays.
-        flop: of its matrix product; 0 where it has none.
-        in_place: its result takes the place of its first argument.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    flop: int = 0
-    in_place: bool = False
+    name: str  # layer and operation
+    function: Callable[..., Any]  # of arrays
+    arguments: tuple[Any, ...]  # shapes and dtypes of the arrays
+    flop: int = 0  # of its product
+    in_place: bool = False  # its result replaces its first argument
 
     @property
     def bytes(self) -> int:
@@ -59,10 +100,10 @@ class Measured(NamedTuple):
 
     operation: Operation
     seconds: float
-    least_seconds: float  # that the limits allow
+    least_seconds: float  # by the roofline
 
     def as_json(self) -> dict[str, Any]:
-        """The row for machines."""
+        """The row in the JSON of `benchmark step`."""
         return {
             "name": self.operation.name,
             "milliseconds": self.seconds * 1e3,
@@ -72,7 +113,7 @@ class Measured(NamedTuple):
 
 
 def measure(operations: Iterable[Operation], limits: Limits) -> list[Measured]:
-    """Times every operation beside the least time that the limits allow."""
+    """Time every operation and compute its roofline."""
     measured = []
     for operation in operations:
         run = _run(operation)
@@ -84,18 +125,18 @@ def measure(operations: Iterable[Operation], limits: Limits) -> list[Measured]:
 
 
 def _run(operation: Operation) -> Callable[[int], None]:
-    first, *others = _filled(operation.arguments)
-    if not operation.in_place:
-        return clock.on_device(
-            functools.partial(device.jit(operation.function), first, *others)
-        )
-    function, held = device.jit(operation.function, donate_argnums=0), [first]
+    arguments = jax.tree.map(_random, operation.arguments)
+    if operation.in_place:
+        return _in_place(device.jit(operation.function, donate_argnums=0), *arguments)
+    function = device.jit(operation.function)
+    return clock.on_device(lambda: function(*arguments))
 
-    def again() -> Any:
-        held[0] = function(held[0], *others)
-        return held[0]
 
-    return clock.on_device(again)
+def _random(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    if not jnp.issubdtype(shape.dtype, jnp.floating):
+        return jnp.zeros(shape.shape, shape.dtype)
+    normal = np.random.default_rng(0).standard_normal(shape.shape, np.float32)
+    return jnp.asarray(normal, shape.dtype)
 
 
 def operations_of(
@@ -105,70 +146,46 @@ def operations_of(
 
     Args:
         config: of one device.
-        program: `program.make_program` of it.
+        program: `experiment.make_program` of it.
     """
     side, mean_at = config.augment.crop, config.augment.mean_at
-    yield Operation(
-        "pixels",
-        lambda batch, mean_image: training_pixels(batch, mean_image, side, mean_at),
-        (program.batch, program.mean_image),
-    )
-    network = program.network
-    normalise = functools.partial(network.apply, {}, method="normalise")
-    for layer in layers_of(network, config.batch_size, config.augment.crop):
-        yield from _products(layer, network.dtype)
-        maps = jax.ShapeDtypeStruct(layer.output, network.dtype)
-        if layer.name in ("conv1", "conv2"):
-            yield from _both_ways(f"{layer.name} normalisation", normalise, maps)
-        if layer.name == "conv2" and network.spatial_alpha:
-            within = functools.partial(
-                spatial_normalisation, alpha=network.spatial_alpha
-            )
-            yield from _both_ways("conv2 spatial normalisation", within, maps)
-        if layer.name in ("conv1", "conv2", "conv5"):
-            yield from _both_ways(f"{layer.name} pooling", overlapping_pooling, maps)
-        if layer.name in ("fc6", "fc7"):
-            seed = jax.ShapeDtypeStruct((), jnp.int32)
-            yield Operation(f"{layer.name} dropout", _dropout(network), (maps, seed))
+    pixels = functools.partial(training_pixels, side=side, mean_at=mean_at)
+    yield Operation("pixels", pixels, (program.batch, program.mean_image))
+    network, images = program.network, config.batch_size
+    for stage in stages(network, side):
+        name = f"{stage.layer} {NOUNS.get(stage.name, stage.name)}"
+        alone = network.clone(layers=(stage.name,))
+        x = jax.ShapeDtypeStruct((images, *stage.input), network.dtype)
+        if stage.kernel:
+            reads_pixels = stage.name == network.weighted[0]
+            yield from _products(stage, images, network.dtype, reads_pixels)
+        elif stage.name == "dropout":
+            yield _dropout(name, alone, x)
+        elif stage.name not in UNITS:
+            yield from _both_ways(name, functools.partial(alone.apply, {}), x)
     yield _update(config, program)
 
 
-def _update(config: ml_collections.ConfigDict, program: Program) -> Operation:
-    """Weight decay, velocity and step of all parameters."""
-    optimizer = momentum_with_decay(
-        config.optimizer.momentum, config.optimizer.weight_decay
-    )
-
-    def update(params_and_velocity, gradients, rates):
-        params, velocity = params_and_velocity
-        updates, velocity = optimizer.update(gradients, velocity, params, rates=rates)
-        return optax.apply_updates(params, updates), velocity
-
-    params, velocity = program.state.params, program.state.velocity
-    rates = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), params)
-    return Operation(
-        "update", update, ((params, velocity), params, rates), in_place=True
-    )
-
-
-def _products(layer: Layer, dtype: Any) -> Iterator[Operation]:
-    """The product of a layer, and those of its gradients."""
-    x = jax.ShapeDtypeStruct(layer.input, dtype)
-    kernel = jax.ShapeDtypeStruct(layer.kernel, dtype)
-    gradient = jax.ShapeDtypeStruct(layer.output, dtype)
+def _products(
+    stage: Stage, images: int, dtype: Any, reads_pixels: bool
+) -> Iterator[Operation]:
+    """The product of a layer and its gradients, that of pixels left out."""
+    name, groups, flop = stage.name, stage.groups, images * stage.flop
+    convolves = len(stage.kernel) == 4
+    own = stage.input if convolves else (math.prod(stage.input),)
+    x = jax.ShapeDtypeStruct((images, *own), dtype)
+    kernel = jax.ShapeDtypeStruct(stage.kernel, dtype)
+    gradient = jax.ShapeDtypeStruct((images, *stage.output), dtype)
 
     def multiply(x, kernel):
-        if not isinstance(layer.module, Convolution):
-            return x @ kernel
-        return convolution(
-            x,
-            kernel,
-            stride=layer.module.stride,
-            padding=layer.module.padding,
-            towers=layer.module.groups,
-        )
+        if convolves:
+            how = {"stride": stage.stride, "padding": stage.padding}
+            return convolution(x, kernel, towers=groups, **how)
+        inputs, kernels = (jnp.split(a, groups, axis=-1) for a in (x, kernel))
+        products = [a @ b for a, b in zip(inputs, kernels, strict=True)]
+        return jnp.concatenate(products, axis=-1)
 
-    # Neither gradient of a product depends on what it is taken with respect to.
+    # The gradient with respect to one factor does not depend on that factor.
     def of_kernel(x, gradient):
         _, pull_back = jax.vjp(multiply, x, jnp.zeros(kernel.shape, dtype))
         return pull_back(gradient)[1]
@@ -177,14 +194,10 @@ def _products(layer: Layer, dtype: Any) -> Iterator[Operation]:
         _, pull_back = jax.vjp(multiply, jnp.zeros(x.shape, dtype), kernel)
         return pull_back(gradient)[0]
 
-    yield Operation(f"{layer.name} forward", multiply, (x, kernel), layer.flop)
-    yield Operation(
-        f"{layer.name} gradient of weights", of_kernel, (x, gradient), layer.flop
-    )
-    if layer.name != "conv1":  # whose input are pixels
-        yield Operation(
-            f"{layer.name} gradient of input", of_input, (kernel, gradient), layer.flop
-        )
+    yield Operation(f"{name} forward", multiply, (x, kernel), flop)
+    yield Operation(f"{name} gradient of weights", of_kernel, (x, gradient), flop)
+    if not reads_pixels:
+        yield Operation(f"{name} gradient of input", of_input, (kernel, gradient), flop)
 
 
 def _both_ways(name: str, function: Callable, x: Any) -> Iterator[Operation]:
@@ -195,33 +208,31 @@ def _both_ways(name: str, function: Callable, x: Any) -> Iterator[Operation]:
     yield Operation(f"{name} backward", backward, (x, jax.eval_shape(function, x)))
 
 
-def _dropout(network: AlexNet) -> Callable[..., jax.Array]:
+def _dropout(name: str, alone: Any, x: jax.ShapeDtypeStruct) -> Operation:
     def drop(x, seed):
-        return dropout(
-            x,
-            jax.random.key(seed),
-            jnp.arange(len(x)),
-            rate=network.dropout_rate,
-            towers=jnp.arange(network.towers),
-        )
+        key = jax.random.key(seed)
+        return alone.apply({}, x, jnp.arange(len(x)), rngs={"dropout": key})
 
-    return drop
+    return Operation(name, drop, (x, jax.ShapeDtypeStruct((), jnp.int32)))
 
 
-def _filled(shapes: Any) -> Any:
-    """Random arrays of these shapes."""
-    rng = np.random.default_rng(0)
+def _update(config: ml_collections.ConfigDict, program: Program) -> Operation:
+    """Weight decay, velocity and step of all parameters."""
+    c = config.optimizer
+    optimizer = momentum_with_decay(c.momentum, c.weight_decay)
 
-    def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        if not jnp.issubdtype(shape.dtype, jnp.floating):
-            return jnp.zeros(shape.shape, shape.dtype)
-        return jnp.asarray(rng.standard_normal(shape.shape, np.float32), shape.dtype)
+    def update(params_and_state, gradients, rates):
+        params, state = params_and_state
+        steps, state = optimizer.update(gradients, state, params, rates=rates)
+        return optax.apply_updates(params, steps), state
 
-    return jax.tree.map(draw, shapes)
+    params, state = program.state.params, program.state.opt_state
+    rates = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), params)
+    return Operation("update", update, ((params, state), params, rates), in_place=True)
 
 
 def table(measured: list[Measured], step_seconds: float) -> str:
-    """A line an operation, for people."""
+    """A line for each operation."""
     rows = [f"{'':28}{'ms':>10}{'GFLOP/s':>10}{'GB/s':>8}{'of limit':>10}"]
     for operation, seconds, least in measured:
         rate = f"{operation.flop / seconds / 1e9:,.0f}" if operation.flop else ""
@@ -229,11 +240,8 @@ def table(measured: list[Measured], step_seconds: float) -> str:
             f"{operation.name:28}{seconds * 1e3:10,.2f}{rate:>10}"
             f"{operation.bytes / seconds / 1e9:8,.0f}{least / seconds:10.0%}"
         )
-    total = sum(m.seconds for m in measured)
     least = sum(m.least_seconds for m in measured)
-    rows.append(f"{'sum':28}{total * 1e3:10,.2f}{'':18}{least / total:10.0%}")
-    rows.append(
-        f"{'the whole step':28}{step_seconds * 1e3:10,.2f}{'':18}"
-        f"{least / step_seconds:10.0%}"
-    )
+    total = sum(m.seconds for m in measured)
+    for name, seconds in (("sum", total), ("the whole step", step_seconds)):
+        rows.append(f"{name:28}{seconds * 1e3:10,.2f}{'':18}{least / seconds:10.0%}")
     return "\n".join(rows)

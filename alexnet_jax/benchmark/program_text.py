@@ -1,8 +1,7 @@
-"""What the devices of a mesh say to each other, read from the compiled program.
+"""The collectives of a compiled program, read from its text.
 
-XLA compiles one program for all devices of a mesh; every exchange in it is one of a
-few instructions, which name the groups of devices that take part and, in their
-metadata, the line of the network they come from.
+XLA compiles one program for all devices of a mesh. Each collective is an instruction
+that names the groups of devices and, in its metadata, its line of the network.
 """
 
 import itertools
@@ -16,24 +15,14 @@ from jax.sharding import Mesh
 
 
 class Collective(NamedTuple):
-    """One exchange of a training step.
+    """One collective of a training step."""
 
-    Attributes:
-        kind: XLA's name, such as 'all-gather'.
-        axes: of the mesh that it goes along, such as 'tower' or 'data+fc'.
-        direction: 'forward' or 'backward'.
-        carries: the layer before which it stands; 'gradients', or 'counts': single
-            numbers such as the loss.
-        times: in a step; more than 1 where the batch is computed in parts.
-        bytes: that a device receives in a step, by the cheapest algorithm (ring).
-    """
-
-    kind: str
-    axes: str
-    direction: str
-    carries: str
-    times: int
-    bytes: int
+    kind: str  # XLA's name, such as 'all-gather'
+    axes: str  # of the mesh along which it goes, such as 'tower' or 'data+fc'
+    direction: str  # 'forward' or 'backward'
+    carries: str  # the layer it precedes, 'gradients', or 'counts' (loss and errors)
+    times: int  # in a step: more than 1 with micro-batches
+    bytes: int  # that a device receives in a step, by the cheapest algorithm (ring)
 
 
 KIND = re.compile(
@@ -45,20 +34,17 @@ ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16":
 
 
 def read_collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
-    """The exchanges of a compiled step, in its order; none of a device with itself.
-
-    Args:
-        compiled: what `jax.jit(…).lower(…).compile()` gives.
-        mesh: that it was compiled for.
-    """
+    """The collectives of a compiled step (`jax.stages.Compiled`), in its order."""
     return list(read_program(compiled.as_text(), dict(mesh.shape)))
 
 
 def read_program(text: str, mesh_shape: dict[str, int]) -> Iterator[Collective]:
     """The same from the text of a program, for a mesh of {axis: devices}.
 
+    Groups of one device are left out.
+
     Raises:
-        ValueError: an exchange between groups of devices that no axes describe.
+        ValueError: no axes of the mesh describe the groups of devices.
     """
     times = _times_of_computations(text)
     for computation, line in _lines(text):
@@ -71,23 +57,23 @@ def read_program(text: str, mesh_shape: dict[str, int]) -> Iterator[Collective]:
         size, numbers = _bytes(found["type"])
         if found["start"] and found["kind"] == "all-gather":  # (operand, result)
             size -= size // (groups.shape[1] + 1)
-        kind, name = found["kind"], _name(line)
-        repeated = times[computation]
+        name = re.search(r'op_name="([^"]*)"', line)
+        origin, repeated = name[1] if name else "", times[computation]
         yield Collective(
-            kind=kind,
+            kind=found["kind"],
             axes=_axes(groups, mesh_shape),
-            direction="backward" if "transpose(" in name else "forward",
-            carries=_carries(name, numbers),
+            direction="backward" if "transpose(" in origin else "forward",
+            carries=_carries(origin, numbers),
             times=repeated,
-            bytes=repeated * _received(kind, size, groups.shape[1]),
+            bytes=repeated * _received(found["kind"], size, groups.shape[1]),
         )
 
 
 def _received(kind: str, size: int, devices: int) -> int:
-    """Bytes that one of so many devices receives for a result of so many bytes."""
+    """Bytes that each of the devices receives for a result of `size` bytes."""
     others = devices - 1
     if kind == "reduce-scatter":
-        return size * others  # the result is its own part of the sum
+        return size * others  # the result is one device's part of the sum
     if kind == "all-reduce":
         return 2 * size * others // devices  # reduce-scatter, then all-gather
     if kind in ("all-gather", "all-to-all", "ragged-all-to-all"):
@@ -95,19 +81,14 @@ def _received(kind: str, size: int, devices: int) -> int:
     return size
 
 
-def _carries(name: str, numbers: int) -> str:
-    if exchange := re.search(r"exchange_(\w+)", name):
+def _carries(origin: str, numbers: int) -> str:
+    if exchange := re.search(r"exchange_(\w+)", origin):
         return exchange[1]
     return "counts" if numbers <= 8 else "gradients"
 
 
-def _name(line: str) -> str:
-    name = re.search(r'op_name="([^"]*)"', line)
-    return name[1] if name else ""
-
-
 def _bytes(type_text: str) -> tuple[int, int]:
-    """Bytes, and how many numbers, of 'f32[128,4096]' or a tuple of such."""
+    """Bytes and count of the numbers of 'f32[128,4096]' or a tuple of such."""
     size = numbers = 0
     for item, shape in re.findall(r"(\w+)\[([\d,]*)\]", type_text):
         count = math.prod(int(n) for n in shape.split(",") if n)
@@ -117,7 +98,7 @@ def _bytes(type_text: str) -> tuple[int, int]:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """(computation, instruction) of every line."""
+    """(computation, instruction) for every line."""
     computation = ""
     for line in text.splitlines():
         if opened := re.match(r"(?:ENTRY )?%?(\S+) .*\{$", line):
@@ -127,7 +108,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _times_of_computations(text: str) -> dict[str, int]:
-    """How often each computation runs in a step: those of loops run more than once."""
+    """{computation: how often it runs in a step}: more than once in a loop."""
     callers: dict[str, tuple[str, int]] = {}
     computations = set()
     for computation, line in _lines(text):
@@ -149,7 +130,7 @@ def _times_of_computations(text: str) -> dict[str, int]:
 
 
 def _groups(line: str, devices: int) -> np.ndarray:
-    """(groups, devices in each), from XLA's three ways of writing them."""
+    """(groups, devices in each) of an instruction."""
     if "source_target_pairs" in line:
         return np.arange(devices)[None]
     text = re.search(
@@ -157,14 +138,15 @@ def _groups(line: str, devices: int) -> np.ndarray:
         line,
     )
     if not text:
-        raise ValueError(f"an exchange between unknown devices: {line.strip()}")
+        raise ValueError(f"a collective between unknown devices: {line.strip()}")
     return device_groups(text[1], devices)
 
 
 def device_groups(text: str, devices: int) -> np.ndarray:
-    """(groups, devices in each) of a list such as '{{0,1},{2,3}}' ('{}': all in one),
-    of '[2,2]<=[2,2]T(1,0)', or of axes of a mesh that the compiler made:
-    "mesh['axis_0'=2,'axis_1'=2] {'axis_0'}".
+    """(groups, devices in each), from any of XLA's three forms.
+
+    '{{0,1},{2,3}}' ('{}': all in one), '[2,2]<=[2,2]T(1,0)', or axes of a mesh that the
+    compiler made: "mesh['axis_0'=2,'axis_1'=2] {'axis_0'}".
     """
     if text == "{}":
         return np.arange(devices)[None]
@@ -185,7 +167,7 @@ def device_groups(text: str, devices: int) -> np.ndarray:
 
 
 def _device_ids(text: str) -> np.ndarray:
-    """Devices in the order of '[2,2]T(1,0)', '[4]' or '0,1,3,2'."""
+    """The devices of '[2,2]T(1,0)', '[4]' or '0,1,3,2' in order."""
     shape, _, order = text.partition("T")
     sizes = _integers(shape)
     if not text.startswith("["):
@@ -199,7 +181,7 @@ def _integers(text: str) -> list[int]:
 
 
 def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> str:
-    """The axes of the mesh along which these groups lie, such as 'data+fc'."""
+    """The axes of the mesh along which the groups lie, such as 'data+fc'."""
     names = [name for name, size in mesh_shape.items() if size > 1]
     ids = np.arange(groups.size).reshape([mesh_shape[name] for name in names])
     wanted = {frozenset(group) for group in groups.tolist()}

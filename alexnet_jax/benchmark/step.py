@@ -1,4 +1,4 @@
-"""How fast a training step is: beside PyTorch's, and beside what the machine can do."""
+"""The speed of training and inference, compared with PyTorch and with the roofline."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,78 +10,68 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax import experiment
-from alexnet_jax.benchmark import clock, elsewhere, limits, operations, torch_peer, work
+from alexnet_jax.benchmark import clock, operations, torch_peer
 from alexnet_jax.benchmark.clock import Times
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
-from alexnet_jax.feed import SeldomChanging
-from alexnet_jax.network.alexnet import LAYERS
-from alexnet_jax.program import Program, make_program
+from alexnet_jax.experiment import Program
+from alexnet_jax.feed import CachedTransfer
+from alexnet_jax.network.shapes import inference_flop, training_flop
 from alexnet_jax.step import training_pixels
 
 ROUNDS, READING = 3, 2.0  # seconds
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Prints the speed of training and inference on one device.
+    """Print the speed of training and inference on one device.
 
     Args:
         config: its network, batch size and precision; mesh.data=-1 counts as 1.
 
     Returns:
         The JSON object of `benchmark step`.
-
-    Raises:
-        InputError: the config is wrong, or asks for more than one device.
     """
     # JAX would otherwise take nearly all memory of an accelerator at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    one_device(config)
+    require_one_device(config)
     experiment.check(config)
-    mesh = experiment.make_mesh(config)
-    program, images = make_program(config, CLASSES, mesh), config.batch_size
+    program = experiment.make_program(config, CLASSES, experiment.make_mesh(config))
+    network, images, crop = program.network, config.batch_size, config.augment.crop
     device = jax.devices()[0]
     print(f"{device.device_kind}, batch of {images:,}, {config.precision}", flush=True)
 
     batch, mean_image = random_batch(program)
     ours = prepare(config, program, batch, mean_image)
-    with elsewhere.running(
-        torch_peer.start,
-        program.network,
-        jax.device_get(program.initialise().params),
-        np.asarray(
-            training_pixels(
-                batch, mean_image, config.augment.crop, config.augment.mean_at
-            )
-        ),
-        np.asarray(batch["label"]),
-        device.platform,
-        torch_peer.MODES,
+    pixels = training_pixels(batch, mean_image, crop, config.augment.mean_at)
+    params = program.initialise().params
+    arrays = jax.device_get((params, pixels, batch["label"]))
+    with clock.peer_process(
+        torch_peer.start, network, *arrays, device.platform, torch_peer.MODES
     ) as peers:
-        own = {"train": ours.train, "answer": ours.answer}
-        limit = limits.make_runs(program.network.dtype)
-        times = clock.in_turn({**own, **peers, **limit}, ROUNDS, READING)
-    found = limits.read(times)
-    parts = operations.measure(operations.operations_of(config, program), found)
+        own = {"train": ours.train, "inference": ours.infer}
+        limit_runs = operations.limit_runs(network.dtype)
+        times = clock.in_turn({**own, **peers, **limit_runs}, ROUNDS, READING)
+    limits = operations.Limits.read(times)
+    parts = operations.measure(operations.operations_of(config, program), limits)
 
-    layers = work.layers_of(program.network, images, config.augment.crop)
-    seconds, answer_seconds = times["train"].median, times["answer"].median
-    flop = work.training_flop(layers)
+    seconds, inference_seconds = times["train"].median, times["inference"].median
+    flop = training_flop(network, crop)
+    rate = limits.flops / images  # at which an image is computed
     result = {
         "train_images_per_second": images / seconds,
-        "inference_images_per_second": images / answer_seconds,
+        "inference_images_per_second": images / inference_seconds,
         "batch_size": images,
         "precision": config.precision,
         "device": device.device_kind,
         "jax": jax.__version__,
         "train_milliseconds": 1e3 * seconds,
-        "train_gflop_per_image": flop / images / 1e9,
-        "matmul_gflops": found.flops / 1e9,
-        "copy_gigabytes_per_second": found.bytes / 1e9,
-        "roofline_share": flop / found.flops / seconds,
-        "inference_roofline_share": work.inference_flop(layers)
-        / found.flops
-        / answer_seconds,
+        "train_gflop_per_image": flop / 1e9,
+        "matmul_gflops": limits.flops / 1e9,
+        "copy_gigabytes_per_second": limits.bytes / 1e9,
+        "roofline_share": flop / rate / seconds,
+        "inference_roofline_share": inference_flop(network, crop)
+        / rate
+        / inference_seconds,
         "roofline_share_with_memory": sum(p.least_seconds for p in parts) / seconds,
         "compile_seconds": ours.compile_seconds,
         "peak_memory_bytes": ours.peak_memory_bytes,
@@ -93,12 +83,8 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return result
 
 
-def one_device(config: ml_collections.ConfigDict) -> None:
-    """Settles the mesh of a config on one device.
-
-    Raises:
-        InputError: it asks for more.
-    """
+def require_one_device(config: ml_collections.ConfigDict) -> None:
+    """Settle mesh.data=-1 on one device; refuse a mesh of more."""
     if config.mesh.data == -1:
         config.mesh.data = 1
     for axis, devices in config.mesh.items():
@@ -112,36 +98,21 @@ def one_device(config: ml_collections.ConfigDict) -> None:
 def random_batch(program: Program) -> tuple[dict[str, jax.Array], jax.Array]:
     """A batch of noise and a grey mean image, on the device."""
     rng = np.random.default_rng(0)
-    batch = {
-        name: np.zeros(shape.shape, shape.dtype)
-        for name, shape in program.batch.items()
-    }
+    shapes = program.batch, program.mean_image
+    batch, grey = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
     batch["image"] = rng.integers(0, 256, batch["image"].shape, np.uint8)
     batch["label"] = rng.integers(0, CLASSES, batch["label"].shape, np.int32)
-    batch["scale"] += 1
-    batch["weight"] += 1
-    shardings = {name: shape.sharding for name, shape in program.batch.items()}
-    grey = np.full(program.mean_image.shape, 127, np.float32)
-    return (
-        jax.device_put(batch, shardings),
-        jax.device_put(grey, program.mean_image.sharding),
-    )
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    return jax.device_put((batch, 127 * grey), shardings)
 
 
 class Ours(NamedTuple):
-    """Our side of the comparison.
+    """Our side of the comparison."""
 
-    Attributes:
-        train: runs so many updates.
-        answer: predicts a batch so many times, of one view.
-        compile_seconds: to lower and compile the update.
-        peak_memory_bytes: of the update with its state and its batch.
-    """
-
-    train: Callable[[int], None]
-    answer: Callable[[int], None]
-    compile_seconds: float
-    peak_memory_bytes: int
+    train: Callable[[int], None]  # a run of training steps
+    infer: Callable[[int], None]  # a run of predictions of a batch, of one view
+    compile_seconds: float  # to lower and compile the training step
+    peak_memory_bytes: int  # of the training step with its state and its batch
 
 
 def prepare(
@@ -150,20 +121,20 @@ def prepare(
     batch: dict[str, jax.Array],
     mean_image: jax.Array,
 ) -> Ours:
-    """Compiles the update and the prediction, and runs each once."""
+    """Compile the training step and the prediction, and run each once."""
     start = perf_counter()
     train_step = program.compile()
     compile_seconds = perf_counter() - start
-    rates = experiment.make_schedule(config).rates(0, LAYERS)
     mesh = experiment.make_mesh(config)
-    rates = SeldomChanging(mesh).there(rates)
-    held = [program.initialise()]  # each state is used up by the next update
+    schedule = experiment.make_schedule(config)
+    rates = CachedTransfer(mesh).put(schedule.rates(0, program.network.weighted))
+    held = [program.initialise()]  # each state is donated to the next step
 
-    def update() -> jax.Array:
+    def step() -> jax.Array:
         held[0], loss = train_step(held[0], batch, mean_image, rates)
         return loss
 
-    jax.block_until_ready(update())
+    jax.block_until_ready(step())
     statistics = jax.devices()[0].memory_stats()
     if statistics:
         peak = statistics["peak_bytes_in_use"]
@@ -174,23 +145,17 @@ def prepare(
 
     probabilities = experiment.make_probabilities(config, program.network, mesh)
     params = program.initialise().params
-    ours = Ours(
-        train=clock.on_device(update),
-        answer=clock.on_device(
-            lambda: probabilities(params, batch["image"], mean_image)
-        ),
-        compile_seconds=compile_seconds,
-        peak_memory_bytes=peak,
-    )
-    ours.answer(1)
-    return ours
+    infer = clock.on_device(lambda: probabilities(params, batch["image"], mean_image))
+    infer(1)
+    return Ours(clock.on_device(step), infer, compile_seconds, peak)
 
 
 def table(times: Mapping[str, Times], images: int) -> str:
-    """A line for all that was timed in turn, for people."""
+    """A line for each run."""
     rows = [f"{f'median of {ROUNDS} rounds':28}{'ms':>10}{'images/s':>10}{'spread':>8}"]
     for name, taken in times.items():
-        speed = f"{images / taken.median:,.1f}" if name not in limits.RUNS else ""
+        limit = name in operations.LIMITS
+        speed = "" if limit else f"{images / taken.median:,.1f}"
         rows.append(
             f"{name:28}{taken.median * 1e3:10,.2f}{speed:>10}{taken.spread:8.0%}"
         )
@@ -198,10 +163,9 @@ def table(times: Mapping[str, Times], images: int) -> str:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    """What the figures say, for people."""
+    """The figures in a few lines."""
     lines = [
-        "",
-        f"training   {result['train_images_per_second']:,.1f} images/s; "
+        f"\ntraining   {result['train_images_per_second']:,.1f} images/s; "
         f"{result['train_gflop_per_image']:.3f} GFLOP an image are "
         f"{result['roofline_share']:.0%} of the matrix product's "
         f"{result['matmul_gflops']:,.0f} GFLOP/s",

@@ -1,118 +1,99 @@
-"""The same network in PyTorch: what our numbers and our speed are compared with.
+"""The same network in PyTorch: a second opinion on its numbers and its speed.
 
-PyTorch comes with the 'peers' extra, and is imported by these functions alone.
+PyTorch comes with the 'peers' extra; only these functions import it.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from alexnet_jax.benchmark.clock import Times
 from alexnet_jax.network.alexnet import AlexNet
 
-
-class Mode(NamedTuple):
-    """How PyTorch is asked to compute."""
-
-    channels_last: bool
-    compiled: bool
-
-
-MODES = {
-    "eager": Mode(channels_last=False, compiled=False),
-    "channels_last": Mode(channels_last=True, compiled=False),
-    "compile": Mode(channels_last=False, compiled=True),
-    "compile_channels_last": Mode(channels_last=True, compiled=True),
+Run = Callable[[int], None]
+KINDS = ("train", "inference")
+MODES = {  # how PyTorch computes: channels last, compiled
+    "eager": (False, False),
+    "channels_last": (True, False),
+    "compile": (False, True),
+    "compile_channels_last": (True, True),
 }
 
 
-class Peer:
-    """A network on one device, ready to train and to answer.
+def make_runs(
+    network: AlexNet,
+    params: Any,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    mode: tuple[bool, bool],
+    device: str,
+) -> dict[str, Run]:
+    """{'train': steps, 'inference': predictions}; each has run once, to compile.
 
-    It is given pixels from which the mean is subtracted already, on its device.
+    Args:
+        network: only its fields are read; its dtype is the precision.
+        params: {layer: {'kernel', 'bias'}} of `alexnet_jax`.
+        pixels: mean-free, (B, H, W, 3).
+        labels: int (B,).
+        mode: of `MODES`.
+        device: such as 'cpu' or 'cuda'.
     """
+    import torch
+    from torch.nn import functional
 
-    def __init__(
-        self,
-        network: AlexNet,
-        params: Any,
-        pixels: np.ndarray,
-        labels: np.ndarray,
-        mode: Mode,
-        device: str,
-    ):
-        """Trains and answers once, which is when it is compiled.
+    channels_last, compiled = mode
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    tensors = as_tensors(params, device=device, memory_format=format)
+    nchw = torch.tensor(pixels, device=device).permute(0, 3, 1, 2)
+    x = nchw.contiguous(memory_format=format)
+    y = torch.tensor(labels, dtype=torch.int64, device=device)
+    forward, rate = make_forward(network), network.dropout
+    # Weights and velocities stay float32, as ours do.
+    rounded = np.dtype(network.dtype).name == "bfloat16"
 
-        Args:
-            network: of which only the fields are read; its dtype is the precision.
-            params: {layer: {'kernel', 'bias'}} of `alexnet_jax`.
-            pixels: float32 (B, H, W, 3).
-            labels: int (B,).
-            mode: how to compute.
-            device: such as 'cpu' or 'cuda'.
-        """
-        import torch
-        from torch.nn import functional
+    def logits(x, drop):
+        with torch.autocast(device, torch.bfloat16, enabled=rounded):
+            return forward(tensors, x, drop).float()
 
-        format = torch.channels_last if mode.channels_last else torch.contiguous_format
-        tensors = as_tensors(params, device=device, memory_format=format)
-        nchw = torch.tensor(pixels, device=device).permute(0, 3, 1, 2)
-        x = nchw.contiguous(memory_format=format)
-        y = torch.tensor(labels, dtype=torch.int64, device=device)
-        forward, rate = make_forward(network), network.dropout_rate
-        # Weights and velocities stay float32, as ours do.
-        rounded = np.dtype(network.dtype).name == "bfloat16"
+    def loss(x, y):
+        def drop(units, layer):
+            return functional.dropout(units, rate) * (1 - rate)
 
-        def precision() -> Any:
-            if rounded:
-                return torch.autocast(device, torch.bfloat16)
-            return contextlib.nullcontext()
+        return functional.cross_entropy(logits(x, drop), y)
 
-        def loss(x, y):
-            def drop(units, layer):
-                return functional.dropout(units, rate) * (1 - rate)
+    def probabilities(x):
+        return logits(x, lambda units, layer: units * (1 - rate)).softmax(dim=1)
 
-            with precision():
-                logits = forward(tensors, x, drop)
-            return functional.cross_entropy(logits.float(), y)
+    if compiled:
+        loss, probabilities = torch.compile(loss), torch.compile(probabilities)
+    kernels = [own["kernel"] for own in tensors.values()]
+    biases = [own["bias"] for own in tensors.values()]
+    decaying: dict[str, Any] = {"params": kernels, "weight_decay": 0.0005}
+    groups = [decaying, {"params": biases}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True)
 
-        def probabilities(x):
-            with precision():
-                logits = forward(tensors, x, lambda units, layer: units * (1 - rate))
-            return logits.float().softmax(dim=1)
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-        if mode.compiled:
-            loss, probabilities = torch.compile(loss), torch.compile(probabilities)
-        kernels = [own["kernel"] for own in tensors.values()]
-        biases = [own["bias"] for own in tensors.values()]
-        decaying: dict[str, Any] = {"params": kernels, "weight_decay": 0.0005}
-        optimizer = torch.optim.SGD(
-            [decaying, {"params": biases}], lr=0.01, momentum=0.9, fused=True
-        )
+    def train(times: int) -> None:
+        for _ in range(times):
+            optimizer.zero_grad()
+            loss(x, y).backward()
+            optimizer.step()
+        wait()
 
-        def wait() -> None:
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        def train(times: int) -> None:
+    def infer(times: int) -> None:
+        with torch.inference_mode():
             for _ in range(times):
-                optimizer.zero_grad()
-                loss(x, y).backward()
-                optimizer.step()
-            wait()
+                probabilities(x)
+        wait()
 
-        def answer(times: int) -> None:
-            with torch.inference_mode():
-                for _ in range(times):
-                    probabilities(x)
-            wait()
-
-        self.train, self.answer = train, answer
-        self.train(1)
-        self.answer(1)
+    train(1)
+    infer(1)
+    return dict(zip(KINDS, (train, infer), strict=True))
 
 
 def start(
@@ -121,22 +102,11 @@ def start(
     pixels: np.ndarray,
     labels: np.ndarray,
     platform: str,
-    modes: Mapping[str, Mode],
-) -> dict[str, Callable[[int], None]]:
-    """'train MODE' and 'answer MODE' of a peer in each mode that works here.
+    modes: Mapping[str, tuple[bool, bool]],
+) -> dict[str, Run]:
+    """The runs 'train MODE' and 'inference MODE'; for a mode that fails, one line.
 
-    Says in a line which do not.
-
-    Args:
-        network: as for a `Peer`.
-        params: likewise.
-        pixels: likewise.
-        labels: likewise.
-        platform: JAX's name of its kind of device, such as 'cpu' or 'gpu'.
-        modes: such as `MODES`.
-
-    Returns:
-        For each, a function of how many times to do it.
+    Args: those of `make_runs`, JAX's name of its platform, and some of `MODES`.
     """
     try:
         import torch
@@ -150,15 +120,15 @@ def start(
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as XLA chooses there
         torch.backends.cudnn.benchmark = True
-    runs: dict[str, Callable[[int], None]] = {}
+    runs: dict[str, Run] = {}
     for name, mode in modes.items():
         try:
-            peer = Peer(network, params, pixels, labels, mode, device)
-        except Exception as error:  # whatever a compiler that is not there leads to
+            made = make_runs(network, params, pixels, labels, mode, device)
+        except Exception as error:  # a missing compiler raises many kinds
             first_line = str(error).strip().partition("\n")[0]
             print(f"PyTorch, {name}: {type(error).__name__}: {first_line}")
         else:
-            runs |= {f"train {name}": peer.train, f"answer {name}": peer.answer}
+            runs |= {f"{kind} {name}": run for kind, run in made.items()}
     return runs
 
 
@@ -166,13 +136,13 @@ def speeds(times: Mapping[str, Times], images: int) -> dict[str, Any] | None:
     """The best mode's images a second, and each mode's; None without any.
 
     Args:
-        times: among others, of 'train MODE' and 'answer MODE'.
+        times: of the runs of `start`, and others.
         images: in a batch.
     """
     modes = {
         mode: {
-            "train_images_per_second": images / times[f"train {mode}"].median,
-            "inference_images_per_second": images / times[f"answer {mode}"].median,
+            f"{kind}_images_per_second": images / times[f"{kind} {mode}"].median
+            for kind in KINDS
         }
         for mode in MODES
         if f"train {mode}" in times
@@ -180,7 +150,7 @@ def speeds(times: Mapping[str, Times], images: int) -> dict[str, Any] | None:
     if not modes:
         return None
     result: dict[str, Any] = {"torch": version("torch")}
-    for kind in ("train", "inference"):
+    for kind in KINDS:
         speed = f"{kind}_images_per_second"
         best = max(modes, key=lambda mode: modes[mode][speed])
         result |= {speed: modes[best][speed], f"{kind}_mode": best}
@@ -190,7 +160,7 @@ def speeds(times: Mapping[str, Times], images: int) -> dict[str, Any] | None:
 def as_tensors(
     params: Any, *, device: str = "cpu", dtype: Any = None, memory_format: Any = None
 ) -> Any:
-    """Parameters as PyTorch keeps them: outputs first, kernels (K, C, size, size).
+    """Parameters in PyTorch's layout: outputs first, kernels (K, C, size, size).
 
     Args:
         params: {layer: {'kernel', 'bias'}} of `alexnet_jax`.
@@ -230,66 +200,77 @@ def gradients(tensors: Any) -> Any:
 
 
 def make_forward(network: AlexNet) -> Callable[..., Any]:
-    """Both towers in one, groups=2 where a tower reads its own maps alone.
-
-    Written from the tables of the 2012 source, without a look at our operations.
+    """The stages of a network in PyTorch's functions, written without ours.
 
     Args:
-        network: of which only the fields are read.
+        network: only its fields are read.
 
     Returns:
         forward(tensors, pixels (B, 3, H, W), drop) → logits (B, classes), where
-        drop(units, layer) makes of fc6's and fc7's units what the next layer reads.
+        drop(units, layer) is applied at 'dropout' to the units of that layer.
     """
     import torch
     from torch.nn import functional
 
-    size, stride, towers = network.conv1_size, network.conv1_stride, network.towers
+    layers, towers = network.layers, network.towers
+    size, step = network.pool_size, network.pool_stride
+    strides = dict(zip(network.convolutions, network.strides, strict=True))
+    paddings = dict(zip(network.convolutions, network.paddings, strict=True))
     depth, beta, k = network.response_depth, network.response_beta, network.response_k
     # torch divides by n, as the 2012 code does; the paper's formula does not.
     alpha, spatial_alpha = network.response_alpha * depth, network.spatial_alpha
     ranges = 1 if network.response_range == "layer" else towers
-    normalise_before_relu = network.normalise_before_relu
 
     def across_maps(x):
-        parts = [
-            functional.local_response_norm(maps, depth, alpha, beta, k)
-            for maps in x.chunk(ranges, dim=1)
-        ]
-        return torch.cat(parts, dim=1)
+        parts = x.chunk(ranges, dim=1)
+        lrn = functional.local_response_norm
+        return torch.cat([lrn(maps, depth, alpha, beta, k) for maps in parts], dim=1)
 
     def within_maps(x):
         # Zeros around the maps count in the average, so that it is always over 25.
         mean = functional.avg_pool2d(x**2, 5, 1, 2, count_include_pad=True)
         return x * (1 + 25 * spatial_alpha * mean) ** -0.75
 
-    def pool(x):
-        return functional.max_pool2d(x, 3, 2, ceil_mode=True)
+    operations = {
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+        "logistic": torch.sigmoid,
+        "abs_tanh": lambda x: x.tanh().abs(),
+        "normalise": across_maps,
+        "normalise_within_maps": within_maps,
+        "pool": lambda x: functional.max_pool2d(x, size, step, ceil_mode=True),
+    }
+
+    def convolve(x, kernel, bias, groups, stride, padding):
+        spare = [side + 2 * padding - kernel.shape[-1] for side in x.shape[-2:]]
+        below, right = (-pixels % stride for pixels in spare)
+        if below or right:  # the grid covers the image
+            x = functional.pad(x, (0, right, 0, below))
+        return functional.conv2d(x, kernel, bias, stride, padding, groups=groups)
+
+    def connect(x, kernel, bias, groups):
+        x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+        x = torch.cat([own.flatten(1) for own in x.chunk(groups, -1)], 1)
+        if groups > 1:  # each tower's units read its own inputs
+            kernel = torch.block_diag(*kernel.chunk(groups))
+        return functional.linear(x, kernel, bias)
 
     def forward(tensors, x, drop):
-        def convolve(layer, x, **options):
-            own = tensors[layer]
-            return functional.conv2d(x, own["kernel"], own["bias"], **options)
-
-        def connect(layer, x):
-            own = tensors[layer]
-            return functional.linear(x, own["kernel"], own["bias"])
-
-        missing = -(x.shape[-1] - size) % stride
-        x = functional.pad(x, (0, missing, 0, missing))
-        x = convolve("conv1", x, stride=stride)
-        if normalise_before_relu:
-            x = pool(across_maps(x)).relu()
-        else:
-            x = pool(across_maps(x.relu()))
-        x = across_maps(convolve("conv2", x, padding=2, groups=towers).relu())
-        x = pool(within_maps(x) if spatial_alpha else x)
-        x = convolve("conv3", x, padding=1).relu()
-        x = convolve("conv4", x, padding=1, groups=towers).relu()
-        x = convolve("conv5", x, padding=1, groups=towers)
-        x = pool(x).relu().permute(0, 2, 3, 1).flatten(1)
-        x = drop(connect("fc6", x).relu(), "fc6")
-        x = drop(connect("fc7", x).relu(), "fc7")
-        return connect("fc8", x)
+        groups, layer = 1, ""
+        for stage in layers:
+            if stage == "exchange":
+                groups = 1
+            elif stage == "dropout":
+                x = drop(x, layer)
+            elif stage in operations:
+                x = operations[stage](x)
+            else:
+                own = tensors[stage]["kernel"], tensors[stage]["bias"], groups
+                if stage in strides:
+                    x = convolve(x, *own, strides[stage], paddings[stage])
+                else:
+                    x = connect(x, *own)
+                layer, groups = stage, towers
+        return x
 
     return forward

@@ -1,19 +1,20 @@
-"""The compiled step has the paper's exchanges and no others."""
+"""The compiled step has the paper's collectives and no others."""
 
 import functools
 import json
 
+import pytest
 from apps import refusal, run_app
 from runs import tiny_config
+from small_variants import VARIANTS, variant_config
 
 from alexnet_jax import experiment
 from alexnet_jax.benchmark.collectives import table, totals
 from alexnet_jax.benchmark.program_text import read_collectives
-from alexnet_jax.program import make_program
 from configs import paper
 
 BATCH = 32
-HALVES = {  # numbers of a tower, for an image, that the other one reads
+HALVES = {  # numbers of a tower, for an image, that the other tower reads
     "conv3": 13 * 13 * 128,
     "fc6": 6 * 6 * 128,
     "fc7": 2048,
@@ -38,10 +39,10 @@ def exchanges(data: int, tower: int, fc: int = 1, accumulation: int = 1, tiny=Fa
     config.mesh.update({"data": data, "tower": tower, "fc": fc})
     config.accumulation = accumulation
     mesh = experiment.make_mesh(config)
-    return read_collectives(make_program(config, 1000, mesh).compile(), mesh)
+    return read_collectives(experiment.make_program(config, 1000, mesh).compile(), mesh)
 
 
-def told(found, direction: str, axes: str) -> list[tuple[str, str, int]]:
+def along(found, direction: str, axes: str) -> list[tuple[str, str, int]]:
     """(kind, what it carries, bytes) of the exchanges along some axes."""
     return [
         (c.kind, c.carries, c.bytes)
@@ -50,34 +51,34 @@ def told(found, direction: str, axes: str) -> list[tuple[str, str, int]]:
     ]
 
 
-def test_two_towers_meet_at_the_four_places_of_figure_2_and_nowhere_else():
+def test_towers_communicate_at_the_four_places_of_figure_2_and_nowhere_else():
     found = exchanges(1, 2)
     # conv3, fc6 and fc7 read both towers; fc8 adds what each tower contributes.
     gathered = [("all-gather", k, 4 * n * BATCH) for k, n in HALVES.items()]
     added = ("all-reduce", "fc8", 4 * 1000 * BATCH)
-    assert told(found, "forward", "tower") == [*gathered, added]
+    assert along(found, "forward", "tower") == [*gathered, added]
     returned = [("reduce-scatter", k, 4 * n * BATCH) for k, n in HALVES.items()]
-    assert sorted(told(found, "backward", "tower")) == sorted(returned)
+    assert sorted(along(found, "backward", "tower")) == sorted(returned)
     assert len(found) == 7
 
 
-def test_copies_are_silent_until_they_add_their_gradients_once():
+def test_replicas_communicate_once_to_add_their_gradients():
     found = exchanges(2, 1, tiny=True)
-    assert told(found, "forward", "tower") == told(found, "backward", "tower") == []
+    assert along(found, "forward", "tower") == along(found, "backward", "tower") == []
     assert [(c.kind, c.axes) for c in found if c.carries == "gradients"] == [
         ("all-reduce", "data")
     ]
-    # Besides, the loss and errors to log, and the examples that it is divided by.
+    # The others are the loss and errors to log, and the images they are divided by.
     assert all(c.bytes <= 32 for c in found if c.carries != "gradients")
 
 
-def test_towers_talk_within_a_copy_and_copies_within_a_tower():
+def test_towers_communicate_within_a_replica_and_replicas_within_a_tower():
     found = exchanges(2, 2)
     share = BATCH // 2
-    assert sorted(told(found, "backward", "tower")) == sorted(
+    assert sorted(along(found, "backward", "tower")) == sorted(
         ("reduce-scatter", k, 4 * n * share) for k, n in HALVES.items()
     )
-    assert len(told(found, "forward", "tower")) == 4
+    assert len(along(found, "forward", "tower")) == 4
     (gradients,) = [c for c in found if c.carries == "gradients"]
     numbers = CONVOLUTIONS + FULLY_CONNECTED + FC8_BIASES + LOGGED
     assert (gradients.axes, gradients.bytes) == ("data", 4 * numbers)
@@ -87,19 +88,19 @@ def test_towers_talk_within_a_copy_and_copies_within_a_tower():
 def test_shared_fully_connected_layers_reduce_only_the_convolutions():
     found = exchanges(2, 2, fc=2)
     gradients = {c.axes: c.bytes for c in found if c.carries == "gradients"}
-    # Over both copies of the convolutions; fc6 to fc8 exist once.
+    # Over both replicas of the convolutions; fc6 to fc8 exist once.
     assert gradients == {"fc": 4 * (CONVOLUTIONS + FC8_BIASES + LOGGED)}
-    # Every copy hears of the others' pictures before fc6, and of their units after.
+    # Every replica receives the others' images before fc6, and their units after.
     of_others = 4 * BATCH // 2
-    pictures = ("all-gather", "fc6", 6 * 6 * 256 * of_others)
+    images = ("all-gather", "fc6", 6 * 6 * 256 * of_others)
     logits = ("reduce-scatter", "fc8", 1000 * of_others)
-    assert told(found, "forward", "fc")[-2:] == [pictures, logits]
-    assert told(found, "forward", "fc+tower") == [
+    assert along(found, "forward", "fc")[-2:] == [images, logits]
+    assert along(found, "forward", "fc+tower") == [
         ("all-gather", "fc7", 3 * 1024 * 2 * of_others)
     ]
 
 
-def test_parts_of_a_batch_are_added_up_before_anything_is_reduced():
+def test_micro_batches_are_added_up_before_anything_is_reduced():
     whole, cut = exchanges(2, 2, tiny=True), exchanges(2, 2, accumulation=4, tiny=True)
     before, after = (
         [c for c in found if c.carries == "gradients"] for found in (whole, cut)
@@ -113,7 +114,34 @@ def test_parts_of_a_batch_are_added_up_before_anything_is_reduced():
     )
 
 
-def test_one_device_talks_to_nobody():
+# Numbers that a tower receives for an image of `tiny_config`, forward, by layer.
+TINY = {"conv3": 3 * 3 * 4, "fc6": 1 * 4, "fc7": 8, "fc8": 1000}
+RECEIVED = dict.fromkeys(VARIANTS, TINY)
+RECEIVED["sixth_convolution"] = TINY | {"conv6": 1 * 4}
+RECEIVED["pooling_2_2"] = TINY | {"conv3": 4 * 4 * 4, "fc6": 2 * 2 * 4}
+RECEIVED["one_tower"] = {}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_collectives_follow_from_the_stages(name):
+    tower = 1 if name == "one_tower" else 2
+    mesh_shape = {"mesh.data": 2, "mesh.tower": tower}
+    config = variant_config(name, batch_size=8, **mesh_shape)
+    mesh = experiment.make_mesh(config)
+    compiled = experiment.make_program(config, 1000, mesh).compile()
+    found = read_collectives(compiled, mesh)
+    received = {
+        carries: bytes / 4 / 4  # images, bytes of a number
+        for _, carries, bytes in along(found, "forward", "tower")
+    }
+    assert received == RECEIVED[name]
+    returned = {carries for _, carries, _ in along(found, "backward", "tower")}
+    assert returned == set(received) - {"fc8"}
+    (gradients,) = [c for c in found if c.carries == "gradients"]
+    assert (gradients.kind, gradients.axes) == ("all-reduce", "data")
+
+
+def test_one_device_does_not_communicate():
     found = exchanges(1, 1, tiny=True)
     assert found == []
     assert "--config.mesh.tower=2" in table(found)
@@ -130,13 +158,13 @@ def test_the_app_prints_a_table_and_its_sums_for_more_devices_than_there_are():
     result = json.loads(last)
     assert result["mesh"] == {"data": 32, "tower": 2}
     numbers = sum(HALVES.values())
-    # Each tower hears the other's half of 3 layers and adds 1000 partial logits.
+    # Each tower receives the other's half of 3 layers and adds 1000 partial logits.
     assert result["tower_floats_per_image"] == 2 * (numbers + 1000)
     assert result["forward"]["all-gather"] == {
         "tower": {"count": 3, "bytes": 2 * 4 * numbers}
     }
     assert result["backward"]["reduce-scatter"]["tower"]["count"] == 3
-    assert lines[0] == "mesh of 32 data×2 tower, batch of 64, 2 images a copy"
+    assert lines[0] == "mesh of 32 data×2 tower, batch of 64, 2 images a replica"
     assert any("all-gather" in line and "conv3" in line for line in lines)
     total = sum(
         cell["bytes"]
@@ -149,8 +177,8 @@ def test_the_app_prints_a_table_and_its_sums_for_more_devices_than_there_are():
     assert result["memory_bytes"] > 2 * 4 * (CONVOLUTIONS + FULLY_CONNECTED)
 
 
-def test_what_cannot_be_measured_is_told():
-    assert "say what to measure: step, input, collectives" in refusal("benchmark")
+def test_a_mistake_is_one_line():
+    assert "name a measurement: step, input, collectives" in refusal("benchmark")
     assert "did you mean 'collectives'" in refusal("benchmark", "colectives")
     assert "mesh.tower=3" in refusal(
         "benchmark", "collectives", "--config.mesh.tower=3"

@@ -1,4 +1,4 @@
-"""Exchanges between devices are read from compiled programs as they were written."""
+"""Collectives are read from compiled programs as they were written."""
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def test_groups_of_devices_are_read(text, groups):
 
 
 # Of float32 (8, 1024) on each of 2 × 4 devices, that is 32,768 bytes.
-EXCHANGES = {
+COLLECTIVES = {
     "all-gather": (lambda x: lax.all_gather(x, "b", tiled=True), "b", 3 * 32768),
     "reduce-scatter": (
         lambda x: lax.psum_scatter(x, "b", tiled=True),
@@ -66,16 +66,16 @@ def compiled(exchange):
     return quick_jit(program).lower(pixels).compile(), mesh
 
 
-@pytest.mark.parametrize("name", EXCHANGES)
-def test_an_exchange_is_found_with_its_axis_and_bytes(name):
-    exchange, axes, received = EXCHANGES[name]
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_a_collective_is_found_with_its_axis_and_bytes(name):
+    exchange, axes, received = COLLECTIVES[name]
     (found,) = read_collectives(*compiled(exchange))
     assert found == Collective(
         name.split(" over")[0], axes, "forward", "gradients", 1, received
     )
 
 
-def test_an_exchange_in_a_loop_counts_as_often_as_the_loop_goes_round():
+def test_a_collective_in_a_loop_counts_once_an_iteration():
     def three_times(x):
         body = lambda total, _: (lax.psum(total, "a") / 2, None)  # noqa: E731
         return lax.scan(body, x, None, length=3)[0]
@@ -84,7 +84,7 @@ def test_an_exchange_in_a_loop_counts_as_often_as_the_loop_goes_round():
     assert (found.times, found.bytes) == (3, 3 * 32768)
 
 
-def test_an_exchange_is_named_after_the_line_that_made_it():
+def test_a_collective_is_named_after_its_line_of_the_network():
     def loss(x):
         with jax.named_scope("exchange_conv3"):
             both = lax.all_gather(x, "b", axis=1, tiled=True)
@@ -97,12 +97,12 @@ def test_an_exchange_is_named_after_the_line_that_made_it():
     assert forward.bytes == backward.bytes == 3 * 32768
 
 
-def test_what_a_device_says_to_itself_is_no_exchange():
+def test_a_group_of_one_device_is_left_out():
     line = "  r = f32[4]{0} all-reduce(x), replica_groups={{0},{1}}, to_apply=sum"
     assert list(read_program(line, {"a": 2})) == []
 
 
-def test_devices_that_no_axis_joins_are_not_passed_over():
+def test_groups_along_no_axis_are_an_error():
     line = "  r = f32[4]{0} all-reduce(x), replica_groups={{0,3},{1,2}}, to_apply=sum"
     with pytest.raises(ValueError, match="along no axes"):
         list(read_program(line, {"a": 2, "b": 2}))

@@ -1,8 +1,7 @@
-"""What benchmark input compares is the same work on the same pictures."""
+"""`benchmark input` compares the same work on the same images."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from apps import refusal, run_app
 from pictures import encoded, write_class_folders
 from runs import TINY
 
-from alexnet_jax.benchmark import input_limit, torch_loader
+from alexnet_jax.benchmark import input_peers
 
 
 def test_the_app_prints_a_table_and_its_figures(tmp_path):
@@ -22,7 +21,7 @@ def test_the_app_prints_a_table_and_its_figures(tmp_path):
     assert answer.status == 0, answer.err
     *lines, last = answer.out.splitlines()
     result = json.loads(last)
-    assert "24 encoded pictures" in lines[0]
+    assert "24 encoded images" in lines[0]
     assert "1 worker processes" in lines[0]
     assert result["images_per_second"] > 0
     per_core = result["images_per_second"] / result["cores"]
@@ -34,22 +33,22 @@ def test_the_app_prints_a_table_and_its_figures(tmp_path):
     assert f"{result['images_per_second']:,.0f}" in lines[2]
 
 
-def test_what_cannot_be_measured_is_told(tmp_path):
+def test_a_mistake_is_one_line(tmp_path):
     folder = write_class_folders(tmp_path / "pictures", {"a": 2, "b": 2})
     keys = {**TINY, "dataset.source": "folder", "dataset.train": str(folder)}
     flags = [f"--config.{key}={value}" for key, value in keys.items()]
-    assert "batch_size=16: more than the 4 pictures" in refusal(
+    assert "batch_size=16: more than the 4 images" in refusal(
         "benchmark", "input", *flags
     )
     assert "--seconds" in refusal("benchmark", "input", "--seconds=0")
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_pytorch_gives_windows_of_the_same_pictures(tmp_path, raw):
+def test_pytorch_gives_windows_of_the_same_images(tmp_path, raw):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (12, 12, 3), np.uint8) for _ in range(3)]
     sample = pictures if raw else [encoded(picture) for picture in pictures]
-    batches = torch_loader.batches(
+    batches = input_peers.torch_batches(
         sample, tmp_path / "sample", side=12, crop=8, batch_size=4, workers=0
     )
     windows = np.stack(
@@ -72,18 +71,10 @@ def test_pytorch_gives_windows_of_the_same_pictures(tmp_path, raw):
     assert 4 < mirrored < 28
 
 
-def test_the_limit_counts_what_all_cores_did(monkeypatch):
+def test_the_limit_is_the_sum_of_all_cores(monkeypatch):
     sample = [np.zeros((4, 4, 3), np.uint8)] * 5
-    of_one_core = input_limit._work(sample, 0.0, 0.05)
+    of_one_core = input_peers._work(sample, 0.0, 0.05)
     assert of_one_core > 5 / 0.05  # more than one pass
-    monkeypatch.setattr(input_limit, "_work", lambda *_: 7.0)
-    with closing(_Threads(3)) as pool:
-        assert input_limit.prepare(pool.executor, sample, 3)(0.01) == 21.0
-
-
-class _Threads:
-    def __init__(self, count):
-        self.executor = ThreadPoolExecutor(count)
-
-    def close(self):
-        self.executor.shutdown()
+    monkeypatch.setattr(input_peers, "_work", lambda *_: 7.0)
+    with ThreadPoolExecutor(3) as pool:
+        assert input_peers.limit(pool, sample, 3, 0.01) == 21.0
