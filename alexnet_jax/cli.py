@@ -134,13 +134,13 @@ def _refuse(error: object) -> int:
 
 def define_config(default: str | None = None) -> Any:
     """Define --config=configs/X.py and its --config.key=value."""
-    sys.path.append(
-        str(Path(__file__).parents[1])
-    )  # files of configs/ import each other
+    # Files of configs/ import each other.
+    sys.path.append(str(Path(__file__).parents[1]))
+    if default and _given_config(sys.argv) is None:
+        # Not as the flag's default: absl reads that too early to report a wrong key.
+        sys.argv.insert(1, f"--config={default}")
     return config_flags.DEFINE_config_file(
-        "config",
-        default,
-        "A file of configs/; any key of it can follow as --config.key=",
+        "config", None, "A file of configs/; any key of it can follow as --config.key="
     )
 
 
