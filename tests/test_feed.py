@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_jax.errors import PictureError
-from alexnet_jax.feed import Feed, SeldomChanging
+from alexnet_jax.errors import ImageError
+from alexnet_jax.feed import CachedTransfer, Feed
 from alexnet_jax.parallel import make_mesh
 
 
@@ -88,23 +88,23 @@ def test_waiting_counts_only_while_the_devices_are_idle(batches):
 
 def test_an_error_of_the_data_reaches_the_training(batches):
     def fail(self):
-        raise PictureError("cat.jpg: cannot be decoded")
+        raise ImageError("cat.jpg: cannot be decoded")
 
     batches.__class__ = type("Failing", (Batches,), {"__next__": fail})
     feed = Feed(batches, make_mesh(1, 1, 2, 2))
-    with pytest.raises(PictureError, match=r"cat\.jpg"):
+    with pytest.raises(ImageError, match=r"cat\.jpg"):
         feed.take(Devices(lambda: None))
     feed.close()
     assert batches.closed
 
 
 def test_rates_are_sent_when_they_are_others_than_before():
-    rates = SeldomChanging(make_mesh(2, 1, 2, 2))
-    first = rates.there({"conv1": {"kernel": 0.01, "bias": 0.02}})
-    assert rates.there({"conv1": {"kernel": 0.01, "bias": 0.02}}) is first
+    rates = CachedTransfer(make_mesh(2, 1, 2, 2))
+    first = rates.put({"conv1": {"kernel": 0.01, "bias": 0.02}})
+    assert rates.put({"conv1": {"kernel": 0.01, "bias": 0.02}}) is first
     assert first["conv1"]["bias"] == np.float32(0.02)
     assert len(first["conv1"]["bias"].sharding.device_set) == 2
 
-    dropped = rates.there({"conv1": {"kernel": 0.001, "bias": 0.02}})
+    dropped = rates.put({"conv1": {"kernel": 0.001, "bias": 0.02}})
     assert dropped["conv1"]["kernel"] == np.float32(0.001)
     assert first["conv1"]["kernel"] == np.float32(0.01)

@@ -9,15 +9,16 @@ import torch
 from compare import relative_difference
 
 from alexnet_jax.experiment import make_schedule
-from alexnet_jax.network.alexnet import LAYERS
 from alexnet_jax.optimizer import (
     Drop,
     EpochSchedule,
     Plateau,
+    chance_error,
     momentum_with_decay,
-    velocities,
 )
-from configs import paper, paper_2012_code
+from configs import paper, paper_2012_code, paper_2012_run4
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 SHAPES = {
     "conv1": {"kernel": (3, 3, 2, 4), "bias": (4,)},
@@ -89,7 +90,7 @@ def test_ten_updates_across_a_tenfold_drop_are_section_5s():
     difference = relative_difference(moved, should)
     print(f"\nlargest relative difference over ten updates {difference:.2e}")
     assert difference <= 1e-5
-    assert relative_difference(velocities(state), velocity) <= 1e-5
+    assert relative_difference(state.trace, velocity) <= 1e-5
 
 
 def test_torch_sgd_agrees_until_the_rate_drops_and_then_no_more():
@@ -131,7 +132,7 @@ def test_a_bias_steps_twice_as_far_and_only_weights_decay():
     for gradient, step, bias_step in ((1.0, -0.01, -0.02), (0.0, 0.0, 0.0)):
         same = jax.tree.map(lambda p, g=gradient: np.full_like(p, g), params)
         _, state = updated(params, [same], [rates(0.01, 0.02)])
-        for layer, leaves in velocities(state).items():
+        for layer, leaves in state.trace.items():
             w = params[layer]["kernel"]
             np.testing.assert_allclose(leaves["bias"], bias_step, rtol=1e-6)
             np.testing.assert_allclose(
@@ -146,8 +147,8 @@ def test_a_frozen_layer_and_its_velocity_stand_still():
     later, later_state = updated(params, gradients, [warm] * 4 + [frozen] * 4)
     jax.tree.map(
         np.testing.assert_array_equal,
-        (later[-1]["conv1"], velocities(later_state)["conv1"]),
-        (history[-1]["conv1"], velocities(state)["conv1"]),
+        (later[-1]["conv1"], later_state.trace["conv1"]),
+        (history[-1]["conv1"], state.trace["conv1"]),
     )
     # The others go on as if nothing had happened.
     expected, _ = stated_by_section_5(params, gradients, [warm] * 8)
@@ -186,6 +187,28 @@ def test_rates_can_be_traced():
     ("epoch", "common", "conv1"),
     [
         (0, (1e-2, 2e-2), (1e-2, 2e-2)),
+        (24.9, (1e-2, 2e-2), (1e-2, 2e-2)),
+        (25, (1e-3, 2e-2), (1e-3, 2e-2)),
+        (50.9, (1e-3, 2e-2), (1e-3, 2e-2)),
+        (51, (1e-4, 2e-2), (1e-4, 2e-2)),
+        (67, (1e-4, 2e-2), (1e-5, 2e-2)),
+        (72, (1e-4, 2e-2), (0.0, 0.0)),
+        (79, (1e-5, 2e-2), (0.0, 0.0)),
+        (90.9, (1e-5, 2e-2), (0.0, 0.0)),
+    ],
+)
+def test_config_145_was_lowered_by_hand(epoch, common, conv1):
+    rates = make_schedule(paper_2012_code.get_config()).rates(epoch, LAYERS)
+    assert list(rates) == list(LAYERS)
+    for layer, rate in rates.items():
+        kernel, bias = conv1 if layer == "conv1" else common
+        assert rate == pytest.approx({"kernel": kernel, "bias": bias}, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "common", "first_two"),
+    [
+        (0, (1e-2, 2e-2), (1e-2, 2e-2)),
         (21.9, (1e-2, 2e-2), (1e-2, 2e-2)),
         (22, (1e-3, 2e-3), (1e-3, 2e-3)),
         (48.9, (1e-3, 2e-3), (1e-3, 2e-3)),
@@ -196,12 +219,20 @@ def test_rates_can_be_traced():
         (94.9, (1e-5, 2e-3), (0.0, 0.0)),
     ],
 )
-def test_2012_schedule_is_the_scripted_one(epoch, common, conv1):
-    rates = make_schedule(paper_2012_code.get_config()).rates(epoch, LAYERS)
-    assert list(rates) == list(LAYERS)
+def test_run4_was_scripted_and_froze_two_layers(epoch, common, first_two):
+    rates = make_schedule(paper_2012_run4.get_config()).rates(epoch, LAYERS)
     for layer, rate in rates.items():
-        kernel, bias = conv1 if layer == "conv1" else common
+        kernel, bias = first_two if layer in ("conv1", "conv2") else common
         assert rate == pytest.approx({"kernel": kernel, "bias": bias}, rel=1e-12)
+
+
+def test_the_two_schedules_of_2012_end_their_noise_and_themselves_apart():
+    ends = {
+        module: (config.epochs, config.augment.colour_noise_until_epoch)
+        for module in (paper_2012_code, paper_2012_run4)
+        for config in [module.get_config()]
+    }
+    assert ends == {paper_2012_code: (91.0, 67.0), paper_2012_run4: (95.0, 66.0)}
 
 
 def test_a_layers_own_drops_go_before_the_common_ones():
@@ -263,3 +294,15 @@ def test_plateau_goes_on_from_its_memory():
         resumed = start.with_memory(before.memory())
         assert resumed == before
         assert seen(resumed, *errors[cut:]) == seen(start, *errors)
+
+
+def test_an_error_at_chance_has_not_stopped_improving():
+    # Ten classes, 1,000 images: guessing errs on 900 of them, give or take 9.5.
+    chance = chance_error(classes=10, images=1000)
+    assert chance == pytest.approx(0.9 - 3 * (0.9 * 0.1 / 1000) ** 0.5)
+    start = Plateau(0.01, 0.02, 10.0, drops=3, patience=3, chance=chance)
+    waiting = seen(start, *[0.9] * 20, 0.893, 0.9, 0.88, *[0.9] * 9)
+    assert (waiting.waited, waiting.dropped) == (0, 0)
+    begun = seen(waiting, 0.8, 0.81, 0.82)
+    assert (begun.waited, begun.dropped) == (2, 0)
+    assert seen(begun, 0.8).dropped == 1

@@ -13,16 +13,19 @@ from torch.nn import functional
 
 from alexnet_jax.benchmark import torch_peer
 from alexnet_jax.experiment import make_network
-from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.network.alexnet import FIGURE_2, AlexNet
 from configs import paper, paper_2012_code
 
 VERSIONS = {"paper": paper, "code": paper_2012_code}
 
 # What PyTorch is told: the constants once more, from the text and from config 145.
 PAPER = {"response_depth": 5, "response_k": 2.0, "response_alpha": 1e-4}
-PAPER |= {"response_beta": 0.75, "conv1_size": 11, "conv1_stride": 4, "towers": 2}
+PAPER |= {"response_beta": 0.75, "towers": 2}
+# Config 145: conv1's maps are normalised and pooled before their ReLU, and conv2's are
+# normalised once more within each map.
 CODE = {"response_alpha": 1e-4 / 5, "spatial_alpha": 0.001 / 25}
-CODE |= {"normalise_before_relu": True}
+CODE["layers"] = ("conv1", "normalise", "pool", "relu", "conv2", "relu", "normalise")
+CODE["layers"] += ("normalise_within_maps", "pool", *FIGURE_2[8:])
 PEERS = {"paper": AlexNet(**PAPER), "code": AlexNet(**(PAPER | CODE))}
 
 # Facts 10.1: weights and biases of each layer.
@@ -82,7 +85,7 @@ def test_without_arguments_it_is_the_papers():
 
 
 def test_one_tower_is_the_ungrouped_network():
-    params = shapes_of(full_size("paper").clone(towers=1, towers_here=1), 224)
+    params = shapes_of(full_size("paper").clone(towers=1), 224)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 62_378_344
 
 
@@ -144,7 +147,7 @@ def test_full_size_outputs_are_those_of_torch(version):
 )
 def test_training_loss_and_gradients_are_those_of_torch(changes):
     # conv1 at stride 2 leaves 3×3 maps for fc6, so that their order matters.
-    network = small_network(conv1_stride=2, **changes)
+    network = small_network(strides=(2, 1, 1, 1, 1), **changes)
     params, x = small_params(network), small_pixels(3)
     labels = np.array([1, 7, 4])
 
@@ -165,7 +168,7 @@ def test_training_loss_and_gradients_are_those_of_torch(changes):
     # Where a unit is 0 already, its ReLU stops the gradient: no mask is needed there.
     kept = [torch.tensor(np.array(units)) > 0 for units in dropped]
     masks = dict(zip(("fc6", "fc7"), kept, strict=True))
-    peer = AlexNet(**{**PAPER, "conv1_stride": 2, **changes})
+    peer = AlexNet(**{**PAPER, "strides": (2, 1, 1, 1, 1), **changes})
     tensors = torch_peer.as_tensors(params, dtype=torch.float64)
     logits = torch_peer.make_forward(peer)(
         tensors,

@@ -12,7 +12,9 @@ from small import quick_jit
 from torch.nn import functional
 
 from alexnet_jax import device
+from alexnet_jax.errors import InputError
 from alexnet_jax.network import ops
+from alexnet_jax.network.convolution import convolution
 
 
 def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -107,11 +109,27 @@ def test_convolution_and_its_gradients_are_torchs(name):
         )
 
     def operation(x, kernel):
-        return ops.convolution(x, kernel, stride=stride, padding=padding, towers=towers)
+        return convolution(x, kernel, stride=stride, padding=padding, towers=towers)
 
     x = normal(batch, side, side, channels, scale=70)
     kernel = normal(size, size, channels // towers, kernels, scale=0.1, seed=1)
     check_against(operation, oracle, x, kernel)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_convolution_of_maps_that_are_no_squares_is_torchs():
+    # 10 and 7 pixels, kernels of 4×3 at stride 2: one row overhangs, no column does.
+    def oracle(x, kernel):
+        padded = functional.pad(channels_first(x), (1, 1, 1, 1))
+        kernel = kernel.permute(3, 2, 0, 1)
+        return channels_last(functional.conv2d(padded, kernel, stride=2, groups=2))
+
+    def operation(x, kernel):
+        return convolution(x, kernel, stride=2, padding=1, towers=2)
+
+    x, kernel = normal(3, 10, 7, 4), normal(4, 3, 2, 6, seed=1)
+    value = check_against(operation, oracle, x, kernel)
+    assert value.shape == (3, 5, 4, 6)
 
 
 @pytest.mark.usefixtures("way")
@@ -120,7 +138,7 @@ def test_last_pixel_reaches_the_last_position_of_conv1_and_no_other():
     x = np.zeros((1, 224, 224, 3), np.float32)
     x[0, 223, 223, 1] = 1
     kernel = normal(11, 11, 3, 4)
-    maps = np.array(ops.convolution(x, kernel, stride=4, towers=1))
+    maps = np.array(convolution(x, kernel, stride=4, towers=1))
     assert maps.shape == (1, 55, 55, 4)
     np.testing.assert_array_equal(maps[0, 54, 54], kernel[7, 7, 1])
     maps[0, 54, 54] = 0
@@ -130,9 +148,9 @@ def test_last_pixel_reaches_the_last_position_of_conv1_and_no_other():
 @pytest.mark.usefixtures("way")
 def test_a_tower_reads_no_maps_of_the_other():
     x, kernel = normal(1, 13, 13, 8), normal(3, 3, 4, 6)
-    both = ops.convolution(x, kernel, padding=1, towers=2)
+    both = convolution(x, kernel, padding=1, towers=2)
     x[..., 4:] = 0
-    first_alone = ops.convolution(x, kernel, padding=1, towers=2)
+    first_alone = convolution(x, kernel, padding=1, towers=2)
     np.testing.assert_array_equal(first_alone[..., :3], both[..., :3])
     assert not np.array(first_alone[..., 3:]).any()
 
@@ -141,7 +159,7 @@ def test_convolutions_in_a_loop_have_the_axes_that_xla_is_fast_at():
     # All others are done by plain loops there, a hundred times slower.
     def gradients(x, kernel):
         def loss(x, kernel):
-            return ops.convolution(x, kernel, stride=2, padding=1, towers=2).sum()
+            return convolution(x, kernel, stride=2, padding=1, towers=2).sum()
 
         return jax.lax.map(lambda one: jax.grad(loss, (0, 1))(one, kernel), x)
 
@@ -254,6 +272,14 @@ def test_spatial_normalisation_is_the_formula(size, k, alpha, beta):
     )
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_even_windows_have_another_transpose_and_are_refused(size):
+    with pytest.raises(InputError, match=f"={size}: must be odd"):
+        ops.spatial_normalisation(jnp.zeros((1, 5, 5, 2)), size=size)
+    with pytest.raises(InputError, match=f"response_depth={size}: must be odd"):
+        ops.response_normalisation(jnp.zeros((1, 5, 5, 2)), depth=size, towers=1)
+
+
 def test_normalisations_in_bfloat16_round_only_at_the_end():
     x = jnp.asarray(normal(2, 7, 7, 8, scale=100), jnp.bfloat16)
     for operation in (
@@ -285,6 +311,18 @@ def test_pooling_and_its_gradient_are_torchs_where_nothing_ties(side):
     value = check_against(ops.overlapping_pooling, oracle, x, within=1e-6)
     assert value.shape == (2, POOLED[side], POOLED[side], 3)
     np.testing.assert_array_equal(value, oracle(as_torch(x)).detach().numpy())
+
+
+def test_pooling_of_maps_that_are_no_squares_is_torchs():
+    x = np.random.default_rng(4).permutation(2 * 12 * 7 * 3).reshape(2, 12, 7, 3)
+
+    def oracle(x):
+        return channels_last(
+            functional.max_pool2d(channels_first(x), 3, 2, ceil_mode=True)
+        )
+
+    value = check_against(ops.overlapping_pooling, oracle, x.astype(np.float32))
+    assert value.shape == (2, 6, 3, 3)
 
 
 @pytest.mark.parametrize("side", [13, 6])
