@@ -28,12 +28,7 @@ class Checkpoints:
     """The checkpoints/ of a work directory."""
 
     def __init__(self, directory: Path, keep: int | None = None):
-        """Open the folder.
-
-        Args:
-            directory: W/checkpoints.
-            keep: number of newest checkpoints to keep; None: read-only.
-        """
+        """Open W/checkpoints to keep so many of the newest; None: to read only."""
         self._directory = directory
         if keep is None and not directory.is_dir():
             raise InputError(
@@ -63,17 +58,16 @@ class Checkpoints:
     def save(self, state: State, on_host: dict[str, Any]) -> None:
         """Start writing; a kill before the end leaves the older ones untouched.
 
+        A parameter that is not finite is an error, and nothing is written.
+
         Args:
             state: of the training; its step names the checkpoint.
             on_host: plain numbers: plateau and timing.
-
-        Raises:
-            NonFiniteError: a parameter is not finite; nothing is written.
         """
         step = int(state.step)
         if step == self.newest:
             return
-        if not bool(_all_finite(state.params)):
+        if not _all_finite(state.params):
             raise NonFiniteError(f"a parameter is not finite after step {step}")
         self._manager.save(
             step,
@@ -90,29 +84,25 @@ class Checkpoints:
         Args:
             like: shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
         """
-        params = self.restore_params(like.params)
-        with self._damage_reported():
-            restored = self._manager.restore(
-                self.newest,
-                args=ocp.args.Composite(
-                    rest=ocp.args.StandardRestore(_rest(like)),
-                    memory=ocp.args.JsonRestore(),
-                ),
-            )
-        rest = restored.rest
-        state = State(rest["step"], params, rest["velocity"][-1], rest["sums"])
-        return state, restored.memory
+        restored = self._read(
+            like.params,
+            rest=ocp.args.StandardRestore(_rest(like)),
+            memory=ocp.args.JsonRestore(),
+        )
+        step, velocity, sums = (restored.rest[x] for x in ("step", "velocity", "sums"))
+        return State(step, restored.params, velocity[-1], sums), restored.memory
 
     def restore_params(self, like: Any) -> Any:
         """Read the parameters of the newest checkpoint alone; see `restore`."""
+        return self._read(like).params
+
+    def _read(self, params: Any, **others: Any) -> Any:
         if self.newest is None:
             raise InputError(f"{self._directory}: holds no complete checkpoint")
         with self._damage_reported():
-            self._check_shapes(like)
-            return self._manager.restore(
-                self.newest,
-                args=ocp.args.Composite(params=ocp.args.StandardRestore(like)),
-            ).params
+            self._check_shapes(params)
+            items = {"params": ocp.args.StandardRestore(params), **others}
+            return self._manager.restore(self.newest, args=ocp.args.Composite(**items))
 
     @contextmanager
     def _damage_reported(self) -> Iterator[None]:

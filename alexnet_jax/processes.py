@@ -1,7 +1,7 @@
 """Several processes that train one network, and the signals that stop them.
 
-Each runs the same program on its own devices (`jax.distributed`). The first one writes
-config, statistics, metrics and the console; all write their parts of the checkpoints.
+Each runs the same program on its own devices (`jax.distributed`). The first writes all
+files and the console, but for the checkpoints: all write their parts of those.
 """
 
 import atexit
@@ -31,6 +31,8 @@ RESTART = "nothing saved is lost: start all of them again to continue"
 # In the errors that jaxlib raises where another process is gone.
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service")
 
+meet = multihost_utils.sync_global_devices  # meet(where) waits for all processes
+
 
 def first() -> bool:
     """Whether this process writes the files and the console."""
@@ -43,9 +45,9 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
 
     Args:
         coordinator: 'host:port' of the first process; 'auto' under Slurm, Open MPI
-            and on TPU VMs; None for a single process.
-        count: processes in all; not needed with 'auto'.
-        index: of this one, from 0; not needed with 'auto'.
+            and on TPU VMs, which know the other two; None for a single process.
+        count: processes in all.
+        index: of this one, from 0.
     """
     if coordinator is None:
         if (count, index) != (1, 0):
@@ -65,17 +67,17 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
         # Exit without a barrier: the others may be blocked on us. The first process
         # leaves them the time to find the same mistake, since they end with it.
         atexit.register(os._exit, 2 if isinstance(error, Exception) else 130)
-        lost = isinstance(error, jax.errors.JaxRuntimeError) and any(
-            word in str(error) for word in LOST
-        )
-        if isinstance(error, InputError) and jax.process_index() == 0:
+        if isinstance(error, InputError) and first():
             time.sleep(2)
-        if lost:
-            raise InputError(
-                f"process {jax.process_index()} of {jax.process_count()} has lost "
-                f"another one ({str(error).splitlines()[0][:150]}); {RESTART}"
-            ) from error
-        raise
+        reason = str(error)
+        if not isinstance(error, jax.errors.JaxRuntimeError) or not any(
+            word in reason for word in LOST
+        ):
+            raise
+        raise InputError(
+            f"process {jax.process_index()} of {jax.process_count()} has lost another "
+            f"one ({reason.splitlines()[0][:150]}); {RESTART}"
+        ) from error
     finally:
         watcher.communicate(b"goodbye\n")
 
@@ -128,10 +130,7 @@ def _wait_for(host: str, port: int) -> None:
 
 
 def _watcher(index: int | None) -> subprocess.Popen:
-    """A shell that prints one line if this process ends without a message.
-
-    jaxlib aborts a process when another one died, with a stack trace only.
-    """
+    """A shell that prints a line if jaxlib aborts this process, as it does silently."""
     name = "this process" if index is None else f"process {index}"
     line = (
         f"error: {name} ended: it was killed, or another process died, never came or "
@@ -145,17 +144,8 @@ def _watcher(index: int | None) -> subprocess.Popen:
     )
 
 
-def meet(where: str) -> None:
-    """Wait for all processes."""
-    multihost_utils.sync_global_devices(where)
-
-
 def agree(facts: dict[str, Any]) -> None:
-    """Check that all processes have the same facts.
-
-    Args:
-        facts: values by name, as JSON can hold them.
-    """
+    """Check that all processes have the same facts: values by name, as in JSON."""
     if jax.process_count() == 1:
         return
     own = np.frombuffer(json.dumps(facts).encode(), np.uint8)
@@ -163,7 +153,7 @@ def agree(facts: dict[str, Any]) -> None:
     padded = np.full(longest, ord(" "), np.uint8)
     padded[: own.size] = own
     everyones = multihost_utils.process_allgather(padded)
-    ours, *others = [json.loads(row.tobytes()) for row in everyones]
+    ours, *others = (json.loads(row.tobytes()) for row in everyones)
     for index, theirs in enumerate(others, 1):
         differing = [
             f"{key} ({ours.get(key, 'absent')} in process 0, "
@@ -200,10 +190,9 @@ class Stop:
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """Record SIGTERM and SIGINT instead of ending the process.
+    """Record SIGTERM and SIGINT instead of ending the process; a second SIGINT ends it.
 
-    A second SIGINT (Ctrl-C) ends it at once. JAX passes a SIGTERM on to all of several
-    processes; SIGINT is turned into one.
+    JAX passes a SIGTERM on to all of several processes; SIGINT is turned into one.
     """
     stop = Stop()
     alone = jax.process_count() == 1
