@@ -27,12 +27,7 @@ def on_cpu() -> bool:
 
 
 def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
-    """`jax.jit` with the compiler options that make this network fast.
-
-    Args:
-        function: what to compile.
-        options: of `jax.jit`.
-    """
+    """`jax.jit` with the compiler options that make this network fast."""
     own = _FOR_CPU if on_cpu() else None
     return jax.jit(function, compiler_options=own, **options)
 
@@ -51,9 +46,8 @@ def float64(enabled: bool) -> Iterator[None]:
 def cache_programs() -> None:
     """Keep programs that take a second or more to compile in the user's cache folder.
 
-    That is $XDG_CACHE_HOME/alexnet_jax or ~/.cache/alexnet_jax; it may be deleted at
-    any time. JAX_COMPILATION_CACHE_DIR, JAX's own, takes precedence. Where the folder
-    cannot be written, each start compiles again.
+    That is $XDG_CACHE_HOME/alexnet_jax or ~/.cache/alexnet_jax, if it can be written;
+    it may be deleted at any time. JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -80,14 +74,10 @@ def make_product() -> Callable[[jax.Array, jax.Array], jax.Array]:
 
 
 def product_flops(mesh: Mesh, dtype: Any) -> float:
-    """FLOP/s of large matrix products on all devices of a mesh, measured briefly.
+    """FLOP/s of large matrix products on all devices of a mesh.
 
     One device is measured, for less than half a second. Devices that XLA makes of one
     processor share its cores, and count once for each process.
-
-    Args:
-        mesh: the devices.
-        dtype: of the matrices.
     """
     side = 1536 if on_cpu() else 8192
     matrix, product = jnp.ones((side, side), dtype), make_product()

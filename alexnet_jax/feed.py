@@ -20,12 +20,7 @@ class Feed:
     """
 
     def __init__(self, batches: Elements, mesh: Mesh):
-        """Start with the first batch.
-
-        Args:
-            batches: of `data.loader.training_batches`; endless.
-            mesh: where they go.
-        """
+        """Start with the first of `data.loader.training_batches`, which are endless."""
         self.waited = 0.0
         self._batches, self._mesh = batches, mesh
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
@@ -35,11 +30,10 @@ class Feed:
         return parallel.to_mesh(self._mesh, next(self._batches))
 
     def take(self, busy_with: jax.Array) -> dict[str, jax.Array]:
-        """The next batch.
+        """The next batch; if it is not ready, waiting begins when `busy_with` is done.
 
         Args:
-            busy_with: the last result of the devices. Where the batch is not ready,
-                waiting time begins when this is computed.
+            busy_with: the last result of the devices.
         """
         if not self._next.done():
             busy_with.block_until_ready()
@@ -51,7 +45,7 @@ class Feed:
         return batch
 
     def close(self) -> None:
-        """End the thread, then the workers behind the batches."""
+        """End the thread, then the threads behind the batches."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._batches.close()
 
@@ -63,11 +57,7 @@ class CachedTransfer:
     """
 
     def __init__(self, mesh: Mesh):
-        """Nothing has been sent.
-
-        Args:
-            mesh: to whose devices the numbers go.
-        """
+        """Nothing has been sent to the devices of the mesh."""
         self._mesh, self._sent, self._arrays = mesh, None, None
 
     def put(self, numbers: Any) -> Any:

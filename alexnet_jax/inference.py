@@ -14,17 +14,11 @@ from alexnet_jax.network.alexnet import AlexNet
 
 
 class Model(NamedTuple):
-    """One network ready to answer.
+    """One network, ready to predict."""
 
-    Attributes:
-        probabilities: what `make_probabilities` gives, compiled by `device.jit`.
-        params: {layer: {'kernel', 'bias'}}.
-        mean_image: float32 (S, S, 3), of the pictures it was trained on.
-    """
-
-    probabilities: Callable[..., jax.Array]
-    params: Any
-    mean_image: jax.Array
+    probabilities: Callable[..., jax.Array]  # of `make_probabilities`, compiled
+    params: Any  # {layer: {'kernel', 'bias'}}
+    mean_image: jax.Array  # float32 (S, S, 3), of the training images
 
 
 def make_probabilities(
@@ -75,12 +69,7 @@ def make_probabilities(
 
 
 def ensemble(models: Sequence[Model], image: jax.Array) -> jax.Array:
-    """The average of the models' softmax outputs (§6), (B, classes).
-
-    Args:
-        models: with the same classes.
-        image: uint8 (B, S, S, 3).
-    """
+    """The average (§6) of the models' softmax outputs for uint8 (B, S, S, 3)."""
     answers = [m.probabilities(m.params, image, m.mean_image) for m in models]
     return jnp.mean(jnp.stack(answers), axis=0)
 
@@ -109,22 +98,20 @@ def error_rates(
         they cannot be decoded.
     """
     totals = np.zeros(4)  # float64 on the host: the same for any batch size
-    pending: list[Sums] = []
-    unreadable: list[int] = []
+    before, unreadable = Sums.zero(), []
     for batch in batches:
         unreadable += batch["unreadable"][batch["unreadable"] >= 0].tolist()
         on_devices = parallel.to_mesh(
             mesh, {name: batch[name] for name in ("image", "label", "weight")}
         )
         answers = ensemble(models, on_devices["image"])
-        pending.append(_score(answers, on_devices["label"], on_devices["weight"]))
-        if len(pending) > 1:  # read the last batch while this one computes
-            totals += np.array(jax.tree.leaves(jax.device_get(pending.pop(0))))
-    for sums in pending:
-        totals += np.array(jax.tree.leaves(jax.device_get(sums)))
-    images, loss, top1, top5 = totals.tolist()
-    rates = {"loss": loss, "top1_error": top1, "top5_error": top5}
-    return {
-        "images": round(images),
-        **{name: total / max(images, 1) for name, total in rates.items()},
-    }, unreadable
+        sums = _score(answers, on_devices["label"], on_devices["weight"])
+        totals += _on_host(before)  # while the devices compute this batch
+        before = sums
+    totals += _on_host(before)
+    rates = Sums(*totals).rates()
+    return {"images": round(totals[0]), **rates}, unreadable
+
+
+def _on_host(sums: Sums) -> np.ndarray:
+    return np.array(jax.tree.leaves(jax.device_get(sums)))

@@ -1,6 +1,7 @@
 """Sums over examples, the error rates made of them, and metrics.jsonl."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,12 @@ from alexnet_jax.data.files import replaced
 
 @flax.struct.dataclass
 class Sums:
-    """Sums over examples, scalars; in float32 counts are exact below 2²⁴ examples.
+    """Sums over examples, scalars; in float32 counts are exact below 2²⁴ examples."""
 
-    Attributes:
-        images: number of examples.
-        loss: of −log p(label), in nats.
-        top1: examples whose likeliest class is wrong.
-        top5: examples whose label is not among the five likeliest classes.
-    """
-
-    images: jax.Array
-    loss: jax.Array
-    top1: jax.Array
-    top5: jax.Array
+    images: jax.Array  # number of examples
+    loss: jax.Array  # of −log p(label), in nats
+    top1: jax.Array  # examples whose likeliest class is wrong
+    top5: jax.Array  # examples whose label is not among the five likeliest classes
 
     @classmethod
     def zero(cls, dtype: jnp.dtype = jnp.float32) -> "Sums":
@@ -37,7 +31,7 @@ class Sums:
 
     def rates(self) -> dict[str, float]:
         """Means over the examples: loss in nats, error rates from 0 to 1."""
-        images = float(self.images)
+        images = max(float(self.images), 1.0)
         return {
             "loss": float(self.loss) / images,
             "top1_error": float(self.top1) / images,
@@ -72,12 +66,7 @@ class MetricsFile:
     """metrics.jsonl: one JSON object a line, each with its step."""
 
     def __init__(self, path: Path, resumed_step: int):
-        """Open the file and drop the lines after the resumed step.
-
-        Args:
-            path: of the file, created if missing.
-            resumed_step: steps done in the checkpoint that the run resumes from.
-        """
+        """Open the file; lines after the step that the run resumes from are dropped."""
         lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
         with replaced(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -94,14 +83,10 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, without those that are cut short or damaged."""
-    if not path.exists():
-        return []
     lines = []
-    for text in path.read_bytes().split(b"\n"):
-        try:
+    for text in path.read_bytes().split(b"\n") if path.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
             line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
+            if isinstance(line["step"], int):
+                lines.append(line)
     return lines
