@@ -23,10 +23,7 @@ from alexnet_jax.values import one_of
 if __name__ == "__main__":
     CONFIG = cli.define_config(paper.__file__)
     SECONDS = flags.DEFINE_float(
-        "seconds",
-        5.0,
-        "How long input times each side, in each round.",
-        lower_bound=0.01,
+        "seconds", 5.0, "Of each side of input, in each round.", lower_bound=0.01
     )
     MEASUREMENTS = {
         "step": step.measure,

@@ -4,8 +4,8 @@ import functools
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -77,39 +77,28 @@ def _seconds(run: Callable[[int], None], times: int) -> float:
 
 @contextmanager
 def peer_process(make: Callable[..., Runs], *arguments: Any) -> Iterator[Runs]:
-    """The runs of `make(*arguments)`, all picklable, called in another process.
+    """The runs of `make(*arguments)`, all picklable, in a process of their own.
 
     In one process two libraries share memory and cores as they never do for their
     users: with PyTorch loaded, JAX trained a quarter more slowly on a CPU.
-
-    Raises:
-        EOFError: the process died.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, make), daemon=True)
-    process.start()
-    theirs.close()
-    ours.send(arguments)
-    try:
-        yield {name: functools.partial(_call, ours, name) for name in ours.recv()}
-    finally:
-        ours.close()
-        process.join()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as pool:
+
+        def call(name: str, times: int) -> None:
+            pool.submit(_run, name, times).result()
+
+        names = pool.submit(_start, make, arguments).result()
+        yield {name: functools.partial(call, name) for name in names}
 
 
-def _call(connection: Connection, name: str, times: int) -> None:
-    connection.send((name, times))
-    connection.recv()
+_peer: dict[str, Callable[[int], None]] = {}  # the runs of such a process
 
 
-def _serve(connection: Connection, make: Callable[..., Runs]) -> None:
-    runs = make(*connection.recv())
-    connection.send(list(runs))
-    while True:
-        try:
-            name, times = connection.recv()
-        except EOFError:
-            return
-        runs[name](times)
-        connection.send(None)
+def _start(make: Callable[..., Runs], arguments: tuple[Any, ...]) -> list[str]:
+    _peer.update(make(*arguments))
+    return list(_peer)
+
+
+def _run(name: str, times: int) -> None:
+    _peer[name](times)

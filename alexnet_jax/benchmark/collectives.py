@@ -17,10 +17,7 @@ PAPERS_FLOATS = 58_624  # an image, between the GPUs, forward, by §3.5
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Print the collectives of a training step.
-
-    Args:
-        config: its mesh, batch size and network; mesh.data=-1 counts as 1.
+    """Print the collectives of a config's training step; mesh.data=-1 counts as 1.
 
     Returns:
         The JSON object of `benchmark collectives`.
@@ -42,21 +39,16 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         f"replica\n{table(found)}\nmemory of a device: {memory:,} bytes"
     )
     if config.precision == "bfloat16":
-        print(
-            "a CPU communicates bfloat16 as float32; between accelerators it is half "
-            "the bytes"
-        )
+        print("a CPU communicates bfloat16 as float32, accelerators half the bytes")
     result: dict[str, Any] = {
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "memory_bytes": memory,
     }
     if config.mesh.tower > 1 and config.mesh.fc == 1:
-        received = sum(
-            c.bytes for c in found if c.direction == "forward" and c.axes == "tower"
-        )
+        forward = (c for c in found if (c.direction, c.axes) == ("forward", "tower"))
         item = 8 if config.precision == "float64" else 4
-        floats = received * config.mesh.tower // images // item
+        floats = sum(c.bytes for c in forward) * config.mesh.tower // images // item
         print(
             f"between the towers, forward: {floats:,} floats an image "
             f"(the paper's GPUs: {PAPERS_FLOATS:,})"

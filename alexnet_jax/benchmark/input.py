@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from alexnet_jax.data.statistics import Statistics
 
 ROUNDS = 3
 SAMPLE = 1000  # images of the limit and of PyTorch
-GREY, STDDEV = 118.0, (113.8, 33.7, 16.8)  # about ImageNet's; they change no speed
+# About ImageNet's; they change no speed.
+GREY, STDDEV = np.float32(118), np.array([113.8, 33.7, 16.8], np.float32)
 
 
 def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
 
     Args:
         config: its dataset.*, augment.* and batch_size.
-        seconds: of each side in each of the rounds.
+        seconds: of each side in each round.
 
     Returns:
         The JSON object of `benchmark input`.
@@ -55,24 +56,20 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         f"{c.workers} worker processes, {c.threads} threads each; {cores} cores",
         flush=True,
     )
-    mean = np.full((c.image_size, c.image_size, 3), GREY, np.float32)
-    colours = Statistics(
-        mean, np.array(STDDEV, np.float32), np.eye(3, dtype=np.float32)
-    )
-    with ExitStack() as stack:
-        ours = stack.enter_context(
-            closing(inputs.training_input(config, source, colours, part=(0, 1)))
-        )
+    colours = Statistics(np.full((c.image_size,) * 2 + (3,), GREY), STDDEV, np.eye(3))
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        closing(inputs.training_input(config, source, colours, part=(0, 1))) as ours,
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(cores, spawn) as pool,
+    ):
         theirs = input_peers.torch_batches(
             sample,
-            Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sample",
+            Path(folder) / "sample",
             side=c.image_size,
             crop=config.augment.crop,
             batch_size=config.batch_size,
             workers=cores,
-        )
-        pool = stack.enter_context(
-            ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"))
         )
         ahead = (c.workers or 1) * (c.threads + 2) + 2
         sides: dict[str, Callable[[], float]] = {
@@ -91,32 +88,30 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
                 if side == "ours":
                     memory.append(_memory())
     median = {side: statistics.median(of_side) for side, of_side in rates.items()}
+    peer = theirs and {
+        "torch": version("torch"),
+        "images_per_second": median["peer"],
+    }
     result: dict[str, Any] = {
         "images_per_second": median["ours"],
         "images_per_second_per_core": median["ours"] / cores,
         "limit_images_per_second": median["limit"],
         "limit_share": median["ours"] / median["limit"],
-        "peer": None,
+        "peer": peer,
         "memory_bytes": memory,
         "cores": cores,
         "workers": c.workers,
         "threads": c.threads,
         "batch_size": config.batch_size,
     }
-    if theirs:
-        speed = {"images_per_second": median["peer"]}
-        result["peer"] = {"torch": version("torch"), **speed}
     print(table(rates, result, "copying" if raw else "decoding"))
     return result
 
 
 def table(rates: dict[str, list[float]], result: dict[str, Any], work: str) -> str:
     """A line for each side, and the figures in a few more."""
-    names = {
-        "ours": "training's batches",
-        "limit": f"limit: {work} only",
-        "peer": "PyTorch's DataLoader",
-    }
+    names = {"ours": "training's batches", "limit": f"limit: {work} only"}
+    names["peer"] = "PyTorch's DataLoader"
     cores, memory = result["cores"], result["memory_bytes"]
     lines = [f"{'':24}{'images/s':>10}{'per core':>10}   in each round"]
     for side, of_side in rates.items():

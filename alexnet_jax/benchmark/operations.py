@@ -26,11 +26,8 @@ from alexnet_jax.step import training_pixels
 ROUNDS, READING = 3, 0.1  # seconds
 LIMITS = ("matrix product", "memory")  # names of the runs of `limit_runs`
 COPIED_BYTES = 256 << 20  # several times the size of any cache
-NOUNS = {  # stages whose rows are called otherwise
-    "normalise": "normalisation",
-    "normalise_within_maps": "spatial normalisation",
-    "pool": "pooling",
-}
+NOUNS = {"normalise": "normalisation", "pool": "pooling"}  # of rows
+NOUNS["normalise_within_maps"] = "spatial normalisation"
 
 
 class Limits(NamedTuple):
@@ -95,41 +92,27 @@ class Operation(NamedTuple):
         return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
 
 
-class Measured(NamedTuple):
-    """A row of the table."""
-
-    operation: Operation
-    seconds: float
-    least_seconds: float  # by the roofline
-
-    def as_json(self) -> dict[str, Any]:
-        """The row in the JSON of `benchmark step`."""
-        return {
-            "name": self.operation.name,
-            "milliseconds": self.seconds * 1e3,
-            "gflops": self.operation.flop / self.seconds / 1e9,
-            "share_of_limit": self.least_seconds / self.seconds,
-        }
-
-
-def measure(operations: Iterable[Operation], limits: Limits) -> list[Measured]:
-    """Time every operation and compute its roofline."""
-    measured = []
-    for operation in operations:
-        run = _run(operation)
+def measure(operations: Iterable[Operation], limits: Limits) -> list[dict[str, Any]]:
+    """Time every operation; the rows of 'layers' in the JSON of `benchmark step`."""
+    rows = []
+    for part in operations:
+        arguments = jax.tree.map(_random, part.arguments)
+        if part.in_place:
+            run = _in_place(device.jit(part.function, donate_argnums=0), *arguments)
+        else:
+            function = functools.partial(device.jit(part.function), *arguments)
+            run = clock.on_device(function)
         run(1)  # compiles it
-        times = clock.in_turn({"": run}, ROUNDS, READING)[""]
-        least = limits.seconds(operation.flop, operation.bytes)
-        measured.append(Measured(operation, times.median, least))
-    return measured
-
-
-def _run(operation: Operation) -> Callable[[int], None]:
-    arguments = jax.tree.map(_random, operation.arguments)
-    if operation.in_place:
-        return _in_place(device.jit(operation.function, donate_argnums=0), *arguments)
-    function = device.jit(operation.function)
-    return clock.on_device(lambda: function(*arguments))
+        seconds = clock.in_turn({"": run}, ROUNDS, READING)[""].median
+        row = {
+            "name": part.name,
+            "milliseconds": seconds * 1e3,
+            "gflops": part.flop / seconds / 1e9,
+            "gigabytes_per_second": part.bytes / seconds / 1e9,
+            "share_of_limit": limits.seconds(part.flop, part.bytes) / seconds,
+        }
+        rows.append(row)
+    return rows
 
 
 def _random(shape: jax.ShapeDtypeStruct) -> jax.Array:
@@ -231,17 +214,19 @@ def _update(config: ml_collections.ConfigDict, program: Program) -> Operation:
     return Operation("update", update, ((params, state), params, rates), in_place=True)
 
 
-def table(measured: list[Measured], step_seconds: float) -> str:
-    """A line for each operation."""
-    rows = [f"{'':28}{'ms':>10}{'GFLOP/s':>10}{'GB/s':>8}{'of limit':>10}"]
-    for operation, seconds, least in measured:
-        rate = f"{operation.flop / seconds / 1e9:,.0f}" if operation.flop else ""
-        rows.append(
-            f"{operation.name:28}{seconds * 1e3:10,.2f}{rate:>10}"
-            f"{operation.bytes / seconds / 1e9:8,.0f}{least / seconds:10.0%}"
-        )
-    least = sum(m.least_seconds for m in measured)
-    total = sum(m.seconds for m in measured)
-    for name, seconds in (("sum", total), ("the whole step", step_seconds)):
-        rows.append(f"{name:28}{seconds * 1e3:10,.2f}{'':18}{least / seconds:10.0%}")
-    return "\n".join(rows)
+def table(rows: list[dict[str, Any]], step_seconds: float) -> str:
+    """A line for each row of `measure`, their sum and the whole step."""
+    lines = [f"{'':28}{'ms':>10}{'GFLOP/s':>10}{'GB/s':>8}{'of limit':>10}"]
+    for name, ms, gflops, gigabytes, share in map(dict.values, rows):
+        rate = f"{gflops:,.0f}" if gflops else ""
+        lines.append(f"{name:28}{ms:10,.2f}{rate:>10}{gigabytes:8,.0f}{share:10.0%}")
+    total = sum(row["milliseconds"] for row in rows)
+    for name, ms in (("sum", total), ("the whole step", step_seconds * 1e3)):
+        share = least_seconds(rows) * 1e3 / ms
+        lines.append(f"{name:28}{ms:10,.2f}{'':18}{share:10.0%}")
+    return "\n".join(lines)
+
+
+def least_seconds(rows: list[dict[str, Any]]) -> float:
+    """The sum of the rooflines of all rows."""
+    return sum(row["milliseconds"] * row["share_of_limit"] for row in rows) / 1e3

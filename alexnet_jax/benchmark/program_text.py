@@ -29,8 +29,6 @@ KIND = re.compile(
     r"= (?P<type>\(.*?\)|\S+) (?P<kind>all-gather|all-reduce|all-to-all|reduce-scatter"
     r"|collective-permute|collective-broadcast|ragged-all-to-all)(?P<start>-start)?\("
 )
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
-              "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
 
 
 def read_collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
@@ -52,20 +50,23 @@ def read_program(text: str, mesh_shape: dict[str, int]) -> Iterator[Collective]:
         if not found:
             continue
         groups = _groups(line, math.prod(mesh_shape.values()))
-        if groups.shape[1] == 1:
+        devices = groups.shape[1]
+        if devices == 1:
             continue
         size, numbers = _bytes(found["type"])
         if found["start"] and found["kind"] == "all-gather":  # (operand, result)
-            size -= size // (groups.shape[1] + 1)
+            size -= size // (devices + 1)
         name = re.search(r'op_name="([^"]*)"', line)
         origin, repeated = name[1] if name else "", times[computation]
+        exchange = re.search(r"exchange_(\w+)", origin)
+        sums = "gradients" if numbers > 8 else "counts"
         yield Collective(
             kind=found["kind"],
             axes=_axes(groups, mesh_shape),
             direction="backward" if "transpose(" in origin else "forward",
-            carries=_carries(origin, numbers),
+            carries=exchange[1] if exchange else sums,
             times=repeated,
-            bytes=repeated * _received(found["kind"], size, groups.shape[1]),
+            bytes=repeated * _received(found["kind"], size, devices),
         )
 
 
@@ -81,18 +82,12 @@ def _received(kind: str, size: int, devices: int) -> int:
     return size
 
 
-def _carries(origin: str, numbers: int) -> str:
-    if exchange := re.search(r"exchange_(\w+)", origin):
-        return exchange[1]
-    return "counts" if numbers <= 8 else "gradients"
-
-
 def _bytes(type_text: str) -> tuple[int, int]:
     """Bytes and count of the numbers of 'f32[128,4096]' or a tuple of such."""
     size = numbers = 0
-    for item, shape in re.findall(r"(\w+)\[([\d,]*)\]", type_text):
+    for bits, shape in re.findall(r"\b[a-z]+(\d*)\w*\[([\d,]*)\]", type_text):
         count = math.prod(int(n) for n in shape.split(",") if n)
-        size += count * ITEM_BYTES[item]
+        size += count * int(bits or 8) // 8  # pred has a byte
         numbers += count
     return size, numbers
 
@@ -110,23 +105,16 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 def _times_of_computations(text: str) -> dict[str, int]:
     """{computation: how often it runs in a step}: more than once in a loop."""
     callers: dict[str, tuple[str, int]] = {}
-    computations = set()
     for computation, line in _lines(text):
-        computations.add(computation)
-        rounds = 1
-        if " while(" in line:
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            rounds = int(known[1]) if known else 1
+        loop = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
         for called in re.findall(r"(?:body|to_apply|calls)=%?([\w.\-]+)", line):
-            callers[called] = (computation, rounds)
+            callers[called] = computation, int(loop[1]) if loop else 1
 
     def times(computation: str) -> int:
-        if computation not in callers:
-            return 1
-        caller, rounds = callers[computation]
-        return rounds * times(caller)
+        caller, rounds = callers.get(computation, ("", 1))
+        return rounds * times(caller) if caller else 1
 
-    return {computation: times(computation) for computation in computations}
+    return {computation: times(computation) for computation, _ in _lines(text)}
 
 
 def _groups(line: str, devices: int) -> np.ndarray:

@@ -23,10 +23,7 @@ ROUNDS, READING = 3, 2.0  # seconds
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Print the speed of training and inference on one device.
-
-    Args:
-        config: its network, batch size and precision; mesh.data=-1 counts as 1.
+    """Print the speed of a config's training and inference on one device.
 
     Returns:
         The JSON object of `benchmark step`.
@@ -52,14 +49,13 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         limit_runs = operations.limit_runs(network.dtype)
         times = clock.in_turn({**own, **peers, **limit_runs}, ROUNDS, READING)
     limits = operations.Limits.read(times)
-    parts = operations.measure(operations.operations_of(config, program), limits)
-
-    seconds, inference_seconds = times["train"].median, times["inference"].median
+    rows = operations.measure(operations.operations_of(config, program), limits)
+    seconds, forward = times["train"].median, times["inference"].median
     flop = training_flop(network, crop)
     rate = limits.flops / images  # at which an image is computed
     result = {
         "train_images_per_second": images / seconds,
-        "inference_images_per_second": images / inference_seconds,
+        "inference_images_per_second": images / forward,
         "batch_size": images,
         "precision": config.precision,
         "device": device.device_kind,
@@ -69,17 +65,15 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "matmul_gflops": limits.flops / 1e9,
         "copy_gigabytes_per_second": limits.bytes / 1e9,
         "roofline_share": flop / rate / seconds,
-        "inference_roofline_share": inference_flop(network, crop)
-        / rate
-        / inference_seconds,
-        "roofline_share_with_memory": sum(p.least_seconds for p in parts) / seconds,
+        "inference_roofline_share": inference_flop(network, crop) / rate / forward,
+        "roofline_share_with_memory": operations.least_seconds(rows) / seconds,
         "compile_seconds": ours.compile_seconds,
         "peak_memory_bytes": ours.peak_memory_bytes,
         "peer": torch_peer.speeds(times, images),
-        "layers": [part.as_json() for part in parts],
+        "layers": rows,
     }
-    print(operations.table(parts, seconds), table(times, images), sep="\n\n")
-    print("\n".join(summary(result)))
+    tables = operations.table(rows, seconds), table(times, images), summary(result)
+    print(*tables, sep="\n\n")
     return result
 
 
@@ -154,35 +148,30 @@ def table(times: Mapping[str, Times], images: int) -> str:
     """A line for each run."""
     rows = [f"{f'median of {ROUNDS} rounds':28}{'ms':>10}{'images/s':>10}{'spread':>8}"]
     for name, taken in times.items():
-        limit = name in operations.LIMITS
-        speed = "" if limit else f"{images / taken.median:,.1f}"
-        rows.append(
-            f"{name:28}{taken.median * 1e3:10,.2f}{speed:>10}{taken.spread:8.0%}"
-        )
+        rate = "" if name in operations.LIMITS else f"{images / taken.median:,.1f}"
+        ms = f"{taken.median * 1e3:10,.2f}"
+        rows.append(f"{name:28}{ms}{rate:>10}{taken.spread:8.0%}")
     return "\n".join(rows)
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """The figures in a few lines."""
+def summary(result: dict[str, Any]) -> str:
+    """The figures of the JSON object in a few lines."""
+    r, peer = result, result["peer"]
     lines = [
-        f"\ntraining   {result['train_images_per_second']:,.1f} images/s; "
-        f"{result['train_gflop_per_image']:.3f} GFLOP an image are "
-        f"{result['roofline_share']:.0%} of the matrix product's "
-        f"{result['matmul_gflops']:,.0f} GFLOP/s",
-        f"           {result['roofline_share_with_memory']:.0%} of what is possible "
-        "where each operation also reads its arguments and writes its results once, "
-        f"at {result['copy_gigabytes_per_second']:,.0f} GB/s",
-        f"inference  {result['inference_images_per_second']:,.1f} images/s; "
-        f"{result['inference_roofline_share']:.0%} of the matrix product's rate",
-        f"compiled in {result['compile_seconds']:.1f} s; peak memory "
-        f"{result['peak_memory_bytes'] / 1e9:,.2f} GB",
+        f"training   {r['train_images_per_second']:,.1f} images/s of "
+        f"{r['train_gflop_per_image']:.3f} GFLOP: {r['roofline_share']:.0%} of the "
+        f"matrix product's {r['matmul_gflops']:,.0f} GFLOP/s",
+        f"           {r['roofline_share_with_memory']:.0%} of the roofline with each "
+        f"operation's memory at {r['copy_gigabytes_per_second']:,.0f} GB/s",
+        f"inference  {r['inference_images_per_second']:,.1f} images/s: "
+        f"{r['inference_roofline_share']:.0%} of the matrix product's rate",
+        f"compiled in {r['compile_seconds']:.1f} s; peak memory "
+        f"{r['peak_memory_bytes'] / 1e9:,.2f} GB",
     ]
-    if peer := result["peer"]:
-        for kind in ("train", "inference"):
-            speed = f"{kind}_images_per_second"
-            lines.append(
-                f"{kind}: {result[speed] / peer[speed]:.2f} times PyTorch "
-                f"{peer['torch']}'s best, {peer[speed]:,.1f} images/s "
-                f"({peer[f'{kind}_mode']})"
-            )
-    return lines
+    for kind in ("train", "inference") if peer else ():
+        ours, theirs = (side[f"{kind}_images_per_second"] for side in (r, peer))
+        lines.append(
+            f"{kind}: {ours / theirs:.2f} times PyTorch {peer['torch']}'s best, "
+            f"{theirs:,.1f} images/s ({peer[f'{kind}_mode']})"
+        )
+    return "\n".join(lines)

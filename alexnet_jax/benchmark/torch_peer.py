@@ -4,16 +4,16 @@ PyTorch comes with the 'peers' extra; only these functions import it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import jax
 import numpy as np
 
-from alexnet_jax.benchmark.clock import Times
+from alexnet_jax.benchmark.clock import Runs, Times
 from alexnet_jax.network.alexnet import AlexNet
 
-Run = Callable[[int], None]
-KINDS = ("train", "inference")
 MODES = {  # how PyTorch computes: channels last, compiled
     "eager": (False, False),
     "channels_last": (True, False),
@@ -29,8 +29,8 @@ def make_runs(
     labels: np.ndarray,
     mode: tuple[bool, bool],
     device: str,
-) -> dict[str, Run]:
-    """{'train': steps, 'inference': predictions}; each has run once, to compile.
+) -> Runs:
+    """{'train': a run of steps, 'inference': a run of predictions}.
 
     Args:
         network: only its fields are read; its dtype is the precision.
@@ -74,26 +74,25 @@ def make_runs(
     groups = [decaying, {"params": biases}]
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True)
 
-    def wait() -> None:
+    def train() -> None:
+        optimizer.zero_grad()
+        loss(x, y).backward()
+        optimizer.step()
+
+    def infer() -> None:
+        with torch.inference_mode():
+            probabilities(x)
+
+    def run(once: Callable[[], None], times: int) -> None:
+        for _ in range(times):
+            once()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    def train(times: int) -> None:
-        for _ in range(times):
-            optimizer.zero_grad()
-            loss(x, y).backward()
-            optimizer.step()
-        wait()
-
-    def infer(times: int) -> None:
-        with torch.inference_mode():
-            for _ in range(times):
-                probabilities(x)
-        wait()
-
-    train(1)
-    infer(1)
-    return dict(zip(KINDS, (train, infer), strict=True))
+    runs = {"train": partial(run, train), "inference": partial(run, infer)}
+    for first in runs.values():
+        first(1)  # compiles it
+    return runs
 
 
 def start(
@@ -103,7 +102,7 @@ def start(
     labels: np.ndarray,
     platform: str,
     modes: Mapping[str, tuple[bool, bool]],
-) -> dict[str, Run]:
+) -> Runs:
     """The runs 'train MODE' and 'inference MODE'; for a mode that fails, one line.
 
     Args: those of `make_runs`, JAX's name of its platform, and some of `MODES`.
@@ -120,7 +119,7 @@ def start(
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as XLA chooses there
         torch.backends.cudnn.benchmark = True
-    runs: dict[str, Run] = {}
+    runs: dict[str, Callable[[int], None]] = {}
     for name, mode in modes.items():
         try:
             made = make_runs(network, params, pixels, labels, mode, device)
@@ -139,34 +138,32 @@ def speeds(times: Mapping[str, Times], images: int) -> dict[str, Any] | None:
         times: of the runs of `start`, and others.
         images: in a batch.
     """
-    modes = {
-        mode: {
-            f"{kind}_images_per_second": images / times[f"{kind} {mode}"].median
-            for kind in KINDS
-        }
-        for mode in MODES
-        if f"train {mode}" in times
-    }
+    modes: dict[str, dict[str, float]] = {}
+    for name, taken in times.items():
+        kind, _, mode = name.partition(" ")
+        if mode in MODES:
+            speed = {f"{kind}_images_per_second": images / taken.median}
+            modes[mode] = modes.get(mode, {}) | speed
     if not modes:
         return None
     result: dict[str, Any] = {"torch": version("torch")}
-    for kind in KINDS:
-        speed = f"{kind}_images_per_second"
-        best = max(modes, key=lambda mode: modes[mode][speed])
-        result |= {speed: modes[best][speed], f"{kind}_mode": best}
+    for kind in ("train", "inference"):
+        key = f"{kind}_images_per_second"
+        best = max(modes, key=lambda mode: modes[mode][key])
+        result |= {key: modes[best][key], f"{kind}_mode": best}
     return result | {"modes": modes}
 
 
 def as_tensors(
     params: Any, *, device: str = "cpu", dtype: Any = None, memory_format: Any = None
 ) -> Any:
-    """Parameters in PyTorch's layout: outputs first, kernels (K, C, size, size).
+    """{layer: {'kernel', 'bias'}} in PyTorch's layout: outputs before inputs.
 
     Args:
-        params: {layer: {'kernel', 'bias'}} of `alexnet_jax`.
-        device: where they will live.
-        dtype: of the tensors, torch's; None: that of the arrays.
-        memory_format: of kernels with four axes, torch's.
+        params: of `alexnet_jax`.
+        device: PyTorch's, as the next two are.
+        dtype: None: that of the arrays.
+        memory_format: of kernels with four axes.
     """
     import torch
 
@@ -180,10 +177,7 @@ def as_tensors(
             made = made.T.contiguous()
         return made.detach().requires_grad_()
 
-    return {
-        layer: {kind: tensor(array) for kind, array in arrays.items()}
-        for layer, arrays in params.items()
-    }
+    return jax.tree.map(tensor, params)
 
 
 def gradients(tensors: Any) -> Any:
@@ -193,10 +187,7 @@ def gradients(tensors: Any) -> Any:
         gradient = tensor.grad.cpu().numpy()
         return gradient.transpose(2, 3, 1, 0) if gradient.ndim == 4 else gradient.T
 
-    return {
-        layer: {kind: array(tensor) for kind, tensor in kinds.items()}
-        for layer, kinds in tensors.items()
-    }
+    return jax.tree.map(array, tensors)
 
 
 def make_forward(network: AlexNet) -> Callable[..., Any]:
