@@ -84,11 +84,9 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "tfds_name": Field("", "such as 'imagenet2012'", text, NEVER),
         "image_size": Field(256, "pixels; shorter side, then central square (§2)",
                             whole(1), NEVER),
-        "exif_rotation": Field(True, "turn images upright before; code: no EXIF",
+        "exif_rotation": Field(True, "turn images upright before; 2012: not recorded",
                                flag, NEVER),
-        "workers": Field(0, "processes that decode; 0: threads of this one",
-                         whole(0), ANY),
-        "threads": Field(4, "in each process", whole(1), ANY),
+        "threads": Field(0, "that decode; 0: one for each core", whole(0), ANY),
     },
     "network": {
         "layers": Field(N.layers, "the stages of Figure 2, in order", each(text)),
@@ -169,14 +167,13 @@ get_config = base_config  # this file is a config file too, the paper's
 
 def shared_by_processes(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The values that all processes of a run must share: all but how they read."""
-    own = ("dataset.workers", "dataset.threads")
-    return {key: value for key, value in flat(config).items() if key not in own}
+    return {k: v for k, v in flat(config).items() if k != "dataset.threads"}
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
     """Check that a config has exactly these fields, each within its bound."""
     values = flat(config)
-    for key in values.keys() - FIELDS.keys():
+    for key in sorted(values.keys() - FIELDS.keys()):
         raise InputError(f"{key}: no such config key{nearest(key, FIELDS)}")
     for key, field in FIELDS.items():
         if key not in values:
@@ -198,11 +195,11 @@ def parsed(text: str, where: str) -> ml_collections.ConfigDict:
     try:
         tree = json.loads(text)
         values = upgraded(flat(ml_collections.ConfigDict(tree)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{where}: not the JSON of a config ({error}); restore or delete it"
         ) from None
-    for key in FIELDS.keys() - values.keys():
+    for key in [key for key in FIELDS if key not in values]:
         raise InputError(f"{where}: lacks the key {key}; restore or delete it")
     config = base_config()
     try:
@@ -222,6 +219,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     since: dict[str, Any] = {"mesh.fc": 1, "accumulation": 1}
     since |= {"dataset.exif_rotation": True, "optimizer.layer_drops": []}
     new = {**since, **values}
+    new.pop("dataset.workers", None)  # processes that decoded
     if "network.conv1_size" in new:
         new["network.sizes"] = [new.pop("network.conv1_size"), *N.sizes[1:]]
         new["network.strides"] = [new.pop("network.conv1_stride"), *N.strides[1:]]

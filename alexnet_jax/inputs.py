@@ -1,5 +1,6 @@
 """Config → images: the sources, their statistics, and batches of a run."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,9 @@ from alexnet_jax import processes
 from alexnet_jax.cli import say
 from alexnet_jax.data import prepared
 from alexnet_jax.data.augment import Augmentation
-from alexnet_jax.data.background import Elements
 from alexnet_jax.data.files import read_lines, write_lines
 from alexnet_jax.data.images import Source, View
-from alexnet_jax.data.loader import evaluation_batches, training_batches
+from alexnet_jax.data.loader import Batches, evaluation_batches, training_batches
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.data.statistics import Statistics
@@ -87,7 +87,7 @@ def training_input(
     statistics: Statistics,
     part: tuple[int, int],
     start_step: int = 0,
-) -> Elements:
+) -> Batches:
     """`training_batches` of a config.
 
     Args:
@@ -97,7 +97,6 @@ def training_input(
         part: of each batch, (index, number of parts): `parallel.process_part`.
         start_step: the first batch.
     """
-    c = config.dataset
     return training_batches(
         source,
         make_square(config),
@@ -107,8 +106,7 @@ def training_input(
         process_index=part[0],
         process_count=part[1],
         seed=config.seed,
-        workers=c.workers,
-        threads=c.threads,
+        threads=_threads(config),
     )
 
 
@@ -117,7 +115,7 @@ def evaluation_input(
     source: Source,
     part: tuple[int, int],
     allow_unreadable: bool,
-) -> Elements:
+) -> Batches:
     """`evaluation_batches` of a config.
 
     Args:
@@ -126,17 +124,19 @@ def evaluation_input(
         part: of each batch, (index, number of parts): `parallel.process_part`.
         allow_unreadable: give images that cannot be decoded weight 0, not an error.
     """
-    c = config.dataset
     return evaluation_batches(
         source,
         make_square(config),
         batch_size=config.batch_size // config.accumulation,
         process_index=part[0],
         process_count=part[1],
-        workers=c.workers,
-        threads=c.threads,
+        threads=_threads(config),
         allow_unreadable=allow_unreadable,
     )
+
+
+def _threads(config: ml_collections.ConfigDict) -> int:
+    return config.dataset.threads or len(os.sched_getaffinity(0))
 
 
 def surveyed(
@@ -156,7 +156,7 @@ def surveyed(
             statistics, unreadable = survey(
                 source,
                 make_square(config),
-                workers=config.dataset.workers,
+                workers=0,
                 progress=True,
             )
         write_lines(listed, (f"{i}\t{why}" for i, why in unreadable))

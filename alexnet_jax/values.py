@@ -19,7 +19,8 @@ def whole(least: int, below: int = 2**31) -> Bound:
     def complaint(value: Any) -> str:
         if type(value) is int and least <= value < below:
             return ""
-        upper = "" if below == 2**31 else f" and below {below}"
+        too_large = type(value) is int and value >= below
+        upper = f" and below {below}" if too_large or below != 2**31 else ""
         return f"must be a whole number, {least} or more{upper}"
 
     return complaint
