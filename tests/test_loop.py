@@ -1,12 +1,12 @@
-"""The order in which the loop dispatches updates and reads their numbers."""
+"""The order in which the loop dispatches steps and reads their numbers."""
 
 import jax
 import pytest
 from runs import logged, tiny_config
 
-from alexnet_jax import metrics
+from alexnet_jax import experiment, metrics
 from alexnet_jax import train as loop
-from alexnet_jax.program import make_program
+from alexnet_jax.experiment import make_program
 
 CONFIG = {
     "steps": 12, "log_every_steps": 4, "checkpoint_every_steps": 100,
@@ -15,7 +15,7 @@ CONFIG = {
 
 
 class Loss:
-    """The loss of an update, which tells when somebody waits for it."""
+    """The loss of a step, which records when it is waited for."""
 
     def __init__(self, step: int, value: jax.Array, events: list):
         self.step, self.value, self.events = step, value, events
@@ -30,7 +30,7 @@ class Loss:
 
 @pytest.fixture
 def events(monkeypatch) -> list[tuple[str, int]]:
-    """What a run does: ('dispatch', update), ('read', update), ('line', update)."""
+    """A run as ('dispatch', step), ('read', step) and ('line', step)."""
     events: list[tuple[str, int]] = []
     write = metrics.MetricsFile.write
 
@@ -51,12 +51,12 @@ def events(monkeypatch) -> list[tuple[str, int]]:
         events.append(("line", line["step"]))
         write(self, line)
 
-    monkeypatch.setattr(loop, "make_program", watched_program)
+    monkeypatch.setattr(experiment, "make_program", watched_program)
     monkeypatch.setattr(metrics.MetricsFile, "write", watched_write)
     return events
 
 
-def test_an_update_is_dispatched_before_the_last_ones_numbers_are_read(
+def test_a_step_is_dispatched_before_the_last_ones_numbers_are_read(
     events, tmp_path
 ):
     assert loop.train(tiny_config(CONFIG), tmp_path) is None

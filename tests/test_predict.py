@@ -113,8 +113,8 @@ def test_names_for_people(tmp_path):
 
 def test_bad_flags_are_refused(tmp_path):
     checkpoint = f"--checkpoint={finished_run()}"
-    assert "no picture given" in refusal("predict", checkpoint)
-    assert "a folder without pictures" in refusal("predict", checkpoint, tmp_path)
+    assert "no image given" in refusal("predict", checkpoint)
+    assert "a folder without images" in refusal("predict", checkpoint, tmp_path)
     assert "--top=0" in refusal("predict", checkpoint, "--top=0", "x.jpg")
     nowhere = refusal("predict", "--checkpoint=/nowhere", "x.jpg")
     assert nowhere.startswith("error: /nowhere/config.json: no such file")

@@ -28,14 +28,14 @@ def progress(tmp_path, seconds):
         images=100,
         classes=10,
         total=2000,
-        most_images_per_second=160.0,
+        peak_images_per_second=160.0,
     )
     yield progress
     progress.close()
 
 
-def line(step: int, updates: int, loss: float, top1: float = 0.5) -> dict:
-    images = 16 * updates
+def line(step: int, steps: int, loss: float, top1: float = 0.5) -> dict:
+    images = 16 * steps
     sums = Sums(*(jnp.float32(x * images) for x in (1, loss, top1, 0)))
     return {"step": step, "epoch": 0.5, "train": sums, "train/learning_rate": 0.01}
 
@@ -68,11 +68,11 @@ def test_lines_hold_means_and_speed_from_the_second_on(
     assert second["train/data_wait"] == 1 / 8
     assert second["train/mfu"] == 40 / 160
     printed = capsys.readouterr().out
-    assert "update 40/2,000  loss 2.0000  top-1 error  25.0%  rate 1e-02" in printed
+    assert "step 40/2,000  loss 2.0000  top-1 error  25.0%  rate 1e-02" in printed
     assert (
-        "  40 images/s  MFU 25%  waiting for data 12%: pictures are slower" in printed
+        "  40 images/s  MFU 25%  waiting for data 12%: data are slower" in printed
     )
-    # 1,960 updates of 16 pictures at 40 a second, and 313.6 validations of 3 seconds.
+    # 1,960 steps of 16 images at 40 a second, and 313.6 validations of 3 seconds.
     assert "  28 min 45 s left\n" in printed
     assert printed.endswith(
         "validation: loss 2.2500  top-1 error 37.50%  top-5 error 12.50%\n"
@@ -84,18 +84,18 @@ def test_lines_hold_means_and_speed_from_the_second_on(
     [
         (0.0, "0%: devices are slower"),
         (0.15, "2%: devices are slower"),
-        (0.16, "2%: pictures are slower"),
-        (1e9, "100%: pictures are slower"),  # a share, whatever the clocks say
+        (0.16, "2%: data are slower"),
+        (1e9, "100%: data are slower"),  # a share, whatever the clocks say
     ],
 )
-def test_a_line_says_who_waits_for_whom(progress, seconds, capsys, waited, words):
+def test_a_line_names_the_slower_of_data_and_devices(progress, seconds, capsys, waited, words):
     progress.write(line(20, 20, 2.5), waited=0.0)
     seconds[0] += 8
     progress.write(line(40, 20, 2.5), waited)
     assert f"  waiting for data {words}  " in capsys.readouterr().out
 
 
-def test_a_loss_at_ln_classes_is_told_of_after_500_updates_and_then_1000(
+def test_a_loss_at_ln_classes_is_explained_after_500_steps_and_then_1000(
     progress, capsys
 ):
     said = []
@@ -119,8 +119,9 @@ def test_duration(seconds, text):
 
 
 def test_the_table_ends_with_the_sum():
-    params = small_params(small_network())
-    rows = parameter_table(params).splitlines()
+    network = small_network()
+    params = small_params(network)
+    rows = parameter_table(params, network.weighted).splitlines()
     assert rows[1].split() == ["conv1", "11×11×3×8", "2,904", "8"]
     total = sum(p.size for layer in params.values() for p in layer.values())
     assert rows[-1] == f"{total:,} parameters"

@@ -6,30 +6,30 @@ from apps import refusal
 from runs import assert_same_weights, finished_run, logged, tiny_config, tiny_flags
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.trace import Trace
+from alexnet_jax.progress import Trace
 from alexnet_jax.train import train
 
 
-def test_a_trace_of_six_updates_opens_and_changes_nothing(tmp_path, capsys):
+def test_a_trace_of_six_steps_opens_and_changes_nothing(tmp_path, capsys):
     assert train(tiny_config(), tmp_path, profile=True) is None
     (written,) = tmp_path.glob("profile/plugins/profile/*/*.trace.json.gz")
     lines = capsys.readouterr().out.splitlines()
     (said,) = [line for line in lines if line.startswith("trace ")]
-    assert said.startswith(f"trace of updates 10 to 15: {written} (")
+    assert said.startswith(f"trace of steps 10 to 15: {written} (")
     with gzip.open(written) as file:
         events = json.load(file)["traceEvents"]
-    updates = [event for event in events if event.get("name") == "update"]
-    assert [int(event["args"]["step_num"]) for event in updates] == [*range(10, 16)]
+    steps = [event for event in events if event.get("name") == "step"]
+    assert [int(event["args"]["step_num"]) for event in steps] == [*range(10, 16)]
     assert any("dot" in event.get("name", "") for event in events), "the devices' work"
     assert list(written.parent.glob("*.xplane.pb")), "which TensorBoard reads"
     assert logged(tmp_path) == logged(finished_run())
     assert_same_weights(tmp_path, finished_run())
 
 
-def test_the_trace_of_a_run_that_goes_on_is_of_its_own_updates(tmp_path, capsys):
+def test_the_trace_of_a_resumed_run_is_of_its_own_steps(tmp_path, capsys):
     train(tiny_config({"steps": 2}), tmp_path)
     train(tiny_config({"steps": 17}), tmp_path, profile=True)  # ends with the last one
-    assert "trace of updates 12 to 17: " in capsys.readouterr().out
+    assert "trace of steps 12 to 17: " in capsys.readouterr().out
 
 
 def test_nobody_waits_where_no_trace_is_asked_for():
@@ -44,7 +44,7 @@ def test_nobody_waits_where_no_trace_is_asked_for():
 
 def test_a_run_too_short_for_it_is_refused(tmp_path):
     with pytest.raises(
-        InputError, match=r"--profile: records updates 10 to 15 .* 14 a"
+        InputError, match=r"--profile: records steps 10 to 15 .* 14 of 14 steps"
     ):
         train(tiny_config({"steps": 14}), tmp_path, profile=True)
     assert not (tmp_path / "profile").exists()
