@@ -60,10 +60,7 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def table(found: list[Collective]) -> str:
     """A line for each collective."""
     if not found:
-        return (
-            "no communication between devices; --config.mesh.tower=2 puts each tower "
-            "on a device of its own"
-        )
+        return "no communication between devices; --config.mesh.tower=2 has some"
     head = f"{'':9}{'collective':20}{'axis':11}{'carries':11}{'times':>6}"
     rows = [f"{head}{'bytes per device':>18}"]
     for c in found:

@@ -45,6 +45,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
     source = inputs.open_images(config, "train")
     inputs.require_a_batch(source, config)
     c, cores = config.dataset, len(os.sched_getaffinity(0))
+    threads = c.threads or cores
     apart = max(len(source) // SAMPLE, 1)
     stored = [source[i][1] for i in range(0, len(source), apart)][:SAMPLE]
     sample = [x if isinstance(x, bytes) else np.asarray(x) for x in stored]
@@ -53,7 +54,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
     print(
         f"{len(source):,} {'raw' if raw else 'encoded'} images of "
         f"{size / len(sample) / 1e3:,.0f} kB; batch of {config.batch_size}; "
-        f"{c.workers} worker processes, {c.threads} threads each; {cores} cores",
+        f"{threads} threads; {cores} cores",
         flush=True,
     )
     colours = Statistics(np.full((c.image_size,) * 2 + (3,), GREY), STDDEV, np.eye(3))
@@ -63,69 +64,53 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(cores, spawn) as pool,
     ):
+        file, crop = Path(folder) / "sample", config.augment.crop
         theirs = input_peers.torch_batches(
-            sample,
-            Path(folder) / "sample",
-            side=c.image_size,
-            crop=config.augment.crop,
-            batch_size=config.batch_size,
-            workers=cores,
+            sample, file, c.image_size, crop, config.batch_size, workers=cores
         )
-        ahead = (c.workers or 1) * (c.threads + 2) + 2
         sides: dict[str, Callable[[], float]] = {
-            "ours": lambda: _rate(ours, seconds, ahead),
-            "limit": lambda: input_peers.limit(pool, sample, cores, seconds),
+            "training's batches": lambda: _rate(ours, seconds, 2 * threads + 2),
+            f"limit: {'copying' if raw else 'decoding'} only": lambda: (
+                input_peers.limit(pool, sample, cores, seconds)
+            ),
         }
         if theirs:
-            sides["peer"] = lambda: _rate(theirs, seconds, 3 * cores)
-        rates: dict[str, list[float]] = {side: [] for side in sides}
-        memory = []
+            sides["PyTorch's DataLoader"] = lambda: _rate(theirs, seconds, 3 * cores)
         input_peers.limit(pool, sample, cores, 0.01)  # starts all before any is timed
         next(theirs or ours)
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        memory, this = [], psutil.Process()
         for _ in range(ROUNDS):
             for side, rate in sides.items():
                 rates[side].append(rate())
-                if side == "ours":
-                    memory.append(_memory())
-    median = {side: statistics.median(of_side) for side, of_side in rates.items()}
-    peer = theirs and {
-        "torch": version("torch"),
-        "images_per_second": median["peer"],
-    }
-    result: dict[str, Any] = {
-        "images_per_second": median["ours"],
-        "images_per_second_per_core": median["ours"] / cores,
-        "limit_images_per_second": median["limit"],
-        "limit_share": median["ours"] / median["limit"],
-        "peer": peer,
-        "memory_bytes": memory,
-        "cores": cores,
-        "workers": c.workers,
-        "threads": c.threads,
-        "batch_size": config.batch_size,
-    }
-    print(table(rates, result, "copying" if raw else "decoding"))
-    return result
-
-
-def table(rates: dict[str, list[float]], result: dict[str, Any], work: str) -> str:
-    """A line for each side, and the figures in a few more."""
-    names = {"ours": "training's batches", "limit": f"limit: {work} only"}
-    names["peer"] = "PyTorch's DataLoader"
-    cores, memory = result["cores"], result["memory_bytes"]
-    lines = [f"{'':24}{'images/s':>10}{'per core':>10}   in each round"]
+            processes = [this, *this.children(recursive=True)]
+            # Shared pages count once.
+            memory.append(sum(p.memory_full_info().pss for p in processes))
+    speed, limit, *others = map(statistics.median, rates.values())
+    peer = None
+    print(f"{'':24}{'images/s':>10}{'per core':>10}   in each round")
     for side, of_side in rates.items():
         median = statistics.median(of_side)
         rounds = " ".join(f"{rate:,.0f}" for rate in of_side)
-        lines.append(
-            f"{names[side]:24}{median:10,.0f}{median / cores:10,.0f}   {rounds}"
-        )
-    lines.append(f"{result['limit_share']:.0%} of the limit")
-    if peer := result["peer"]:
-        ratio = result["images_per_second"] / peer["images_per_second"]
-        lines.append(f"{ratio:.2f} times PyTorch's DataLoader with {cores} workers")
+        print(f"{side:24}{median:10,.0f}{median / cores:10,.0f}   {rounds}")
+    print(f"{speed / limit:.0%} of the limit")
+    if others:
+        peer = {"torch": version("torch"), "images_per_second": others[0]}
+        print(f"{speed / others[0]:.2f} times PyTorch's DataLoader, {cores} workers")
     sizes = ", ".join(f"{size / 1e6:,.0f}" for size in memory)
-    return "\n".join([*lines, f"memory of all processes after each round: {sizes} MB"])
+    print(f"memory of all processes after each round: {sizes} MB")
+    return {
+        "images_per_second": speed,
+        "images_per_second_per_core": speed / cores,
+        "limit_images_per_second": limit,
+        "limit_share": speed / limit,
+        "peer": peer,
+        "memory_bytes": memory,
+        "cores": cores,
+        "workers": 0,  # processes besides this one
+        "threads": threads,
+        "batch_size": config.batch_size,
+    }
 
 
 def _rate(batches: Iterator[Any], seconds: float, ahead: int) -> float:
@@ -136,10 +121,3 @@ def _rate(batches: Iterator[Any], seconds: float, ahead: int) -> float:
     while (passed := time.perf_counter() - start) < seconds:
         count += len(next(batches)["label"])
     return count / passed
-
-
-def _memory() -> int:
-    """Bytes of this process and its children; shared pages count once."""
-    this = psutil.Process()
-    processes = [this, *this.children(recursive=True)]
-    return sum(process.memory_full_info().pss for process in processes)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from alexnet_jax.data.preprocess import decode
 
@@ -78,28 +78,20 @@ class Crops:
         start, end = self.offsets[i : i + 2]
         data = os.pread(self.open_file, end - start, start)
         if self.encoded:
-            square = np.asarray(self._square(Image.open(io.BytesIO(data))))
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+            size = (self.side, self.side)
+            square = np.asarray(ImageOps.fit(image, size, Image.Resampling.BICUBIC))
         else:
             square = np.frombuffer(data, np.uint8).reshape(self.side, self.side, 3)
         y, x = torch.randint(self.side - self.crop + 1, (2,)).tolist()
         cropped = square[y : y + self.crop, x : x + self.crop]
-        image = torch.from_numpy(cropped.copy())  # read-only memory is warned of
-        if torch.rand(()) < 0.5:
-            image = image.flip(1)
-        return {"image": image, "colour_offset": torch.randn(3), "label": 0}
-
-    def _square(self, image: Image.Image) -> Image.Image:
-        image = image.convert("RGB")
-        if image.size == (self.side, self.side):
-            return image
-        half = min(image.size) / 2
-        x, y = image.width / 2, image.height / 2
-        box = (x - half, y - half, x + half, y + half)
-        return image.resize((self.side, self.side), Image.Resampling.BICUBIC, box)
+        crop = torch.from_numpy(cropped.copy())  # read-only memory is warned of
+        crop = crop.flip(1) if torch.rand(()) < 0.5 else crop
+        return {"image": crop, "colour_offset": torch.randn(3), "label": 0}
 
 
 def torch_batches(
-    sample: Images, file: Path, *, side: int, crop: int, batch_size: int, workers: int
+    sample: Images, file: Path, side: int, crop: int, batch_size: int, workers: int
 ) -> Iterator[dict[str, Any]] | None:
     """Endless batches of PyTorch's DataLoader; None, and a line, without PyTorch.
 

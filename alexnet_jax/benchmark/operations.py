@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
@@ -122,15 +121,8 @@ def _random(shape: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.asarray(normal, shape.dtype)
 
 
-def operations_of(
-    config: ml_collections.ConfigDict, program: Program
-) -> Iterator[Operation]:
-    """The operations of a training step in the order of the forward pass.
-
-    Args:
-        config: of one device.
-        program: `experiment.make_program` of it.
-    """
+def operations_of(config: Any, program: Program) -> Iterator[Operation]:
+    """The operations of a config's training step in the order of the forward pass."""
     side, mean_at = config.augment.crop, config.augment.mean_at
     pixels = functools.partial(training_pixels, side=side, mean_at=mean_at)
     yield Operation("pixels", pixels, (program.batch, program.mean_image))
@@ -199,7 +191,7 @@ def _dropout(name: str, alone: Any, x: jax.ShapeDtypeStruct) -> Operation:
     return Operation(name, drop, (x, jax.ShapeDtypeStruct((), jnp.int32)))
 
 
-def _update(config: ml_collections.ConfigDict, program: Program) -> Operation:
+def _update(config: Any, program: Program) -> Operation:
     """Weight decay, velocity and step of all parameters."""
     c = config.optimizer
     optimizer = momentum_with_decay(c.momentum, c.weight_decay)

@@ -37,13 +37,7 @@ def read_collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
 
 
 def read_program(text: str, mesh_shape: dict[str, int]) -> Iterator[Collective]:
-    """The same from the text of a program, for a mesh of {axis: devices}.
-
-    Groups of one device are left out.
-
-    Raises:
-        ValueError: no axes of the mesh describe the groups of devices.
-    """
+    """The same from the program's text; a group of one device communicates nothing."""
     times = _times_of_computations(text)
     for computation, line in _lines(text):
         found = KIND.search(line)
@@ -121,10 +115,8 @@ def _groups(line: str, devices: int) -> np.ndarray:
     """(groups, devices in each) of an instruction."""
     if "source_target_pairs" in line:
         return np.arange(devices)[None]
-    text = re.search(
-        r"replica_groups=(mesh\[.*?\].*? \{.*?\}|\{\{.*?\}\}|\{\}|\[\S+\]\S*?)(?:,|$)",
-        line,
-    )
+    forms = r"mesh\[.*?\].*? \{.*?\}|\{\{.*?\}\}|\{\}|\[\S+\]\S*?"
+    text = re.search(rf"replica_groups=({forms})(?:,|$)", line)
     if not text:
         raise ValueError(f"a collective between unknown devices: {line.strip()}")
     return device_groups(text[1], devices)
@@ -146,8 +138,8 @@ def device_groups(text: str, devices: int) -> np.ndarray:
     found = re.match(r"mesh\[(.*?)\](?:, device_ids=\((.*)\))? \{(.*)\}", text)
     assert found, text
     axes, ids, along = found.groups()
-    names, sizes = re.findall(r"'(\w+)'", axes), _integers(axes)
-    own = [names.index(name) for name in re.findall(r"'(\w+)'", along)]
+    names, own_names = (re.findall(r"'(\w+)'", part) for part in (axes, along))
+    own, sizes = [names.index(name) for name in own_names], _integers(axes)
     others = [axis for axis in range(len(names)) if axis not in own]
     placed = (_device_ids(ids) if ids else np.arange(devices)).reshape(sizes)
     members = math.prod(sizes[axis] for axis in own)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
@@ -11,10 +11,8 @@ import numpy as np
 
 from alexnet_jax import experiment
 from alexnet_jax.benchmark import clock, operations, torch_peer
-from alexnet_jax.benchmark.clock import Times
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
-from alexnet_jax.experiment import Program
 from alexnet_jax.feed import CachedTransfer
 from alexnet_jax.network.shapes import inference_flop, training_flop
 from alexnet_jax.step import training_pixels
@@ -38,16 +36,15 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
     print(f"{device.device_kind}, batch of {images:,}, {config.precision}", flush=True)
 
     batch, mean_image = random_batch(program)
-    ours = prepare(config, program, batch, mean_image)
+    ours, compile_seconds, peak = prepare(config, program, batch, mean_image)
     pixels = training_pixels(batch, mean_image, crop, config.augment.mean_at)
     params = program.initialise().params
     arrays = jax.device_get((params, pixels, batch["label"]))
     with clock.peer_process(
-        torch_peer.start, network, *arrays, device.platform, torch_peer.MODES
+        torch_peer.start, network, arrays, device.platform, torch_peer.MODES
     ) as peers:
-        own = {"train": ours.train, "inference": ours.infer}
         limit_runs = operations.limit_runs(network.dtype)
-        times = clock.in_turn({**own, **peers, **limit_runs}, ROUNDS, READING)
+        times = clock.in_turn({**ours, **peers, **limit_runs}, ROUNDS, READING)
     limits = operations.Limits.read(times)
     rows = operations.measure(operations.operations_of(config, program), limits)
     seconds, forward = times["train"].median, times["inference"].median
@@ -67,8 +64,8 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "roofline_share": flop / rate / seconds,
         "inference_roofline_share": inference_flop(network, crop) / rate / forward,
         "roofline_share_with_memory": operations.least_seconds(rows) / seconds,
-        "compile_seconds": ours.compile_seconds,
-        "peak_memory_bytes": ours.peak_memory_bytes,
+        "compile_seconds": compile_seconds,
+        "peak_memory_bytes": peak,
         "peer": torch_peer.speeds(times, images),
         "layers": rows,
     }
@@ -84,12 +81,11 @@ def require_one_device(config: ml_collections.ConfigDict) -> None:
     for axis, devices in config.mesh.items():
         if devices != 1:
             raise InputError(
-                f"mesh.{axis}={devices}: benchmark step measures one device; set "
-                f"--config.mesh.{axis}=1"
+                f"mesh.{axis}={devices}: benchmark step measures one device; set 1"
             )
 
 
-def random_batch(program: Program) -> tuple[dict[str, jax.Array], jax.Array]:
+def random_batch(program: experiment.Program) -> tuple[dict[str, jax.Array], jax.Array]:
     """A batch of noise and a grey mean image, on the device."""
     rng = np.random.default_rng(0)
     shapes = program.batch, program.mean_image
@@ -100,22 +96,17 @@ def random_batch(program: Program) -> tuple[dict[str, jax.Array], jax.Array]:
     return jax.device_put((batch, 127 * grey), shardings)
 
 
-class Ours(NamedTuple):
-    """Our side of the comparison."""
-
-    train: Callable[[int], None]  # a run of training steps
-    infer: Callable[[int], None]  # a run of predictions of a batch, of one view
-    compile_seconds: float  # to lower and compile the training step
-    peak_memory_bytes: int  # of the training step with its state and its batch
-
-
 def prepare(
     config: ml_collections.ConfigDict,
-    program: Program,
-    batch: dict[str, jax.Array],
-    mean_image: jax.Array,
-) -> Ours:
-    """Compile the training step and the prediction, and run each once."""
+    program: experiment.Program,
+    batch: Any,
+    mean_image: Any,
+) -> tuple[dict[str, Callable[[int], None]], float, int]:
+    """Compile the training step and the prediction of one view, and run each once.
+
+    Returns:
+        {'train', 'inference': runs}, seconds to compile the step, bytes of its memory.
+    """
     start = perf_counter()
     train_step = program.compile()
     compile_seconds = perf_counter() - start
@@ -141,10 +132,10 @@ def prepare(
     params = program.initialise().params
     infer = clock.on_device(lambda: probabilities(params, batch["image"], mean_image))
     infer(1)
-    return Ours(clock.on_device(step), infer, compile_seconds, peak)
+    return {"train": clock.on_device(step), "inference": infer}, compile_seconds, peak
 
 
-def table(times: Mapping[str, Times], images: int) -> str:
+def table(times: Mapping[str, clock.Times], images: int) -> str:
     """A line for each run."""
     rows = [f"{f'median of {ROUNDS} rounds':28}{'ms':>10}{'images/s':>10}{'spread':>8}"]
     for name, taken in times.items():
@@ -158,11 +149,9 @@ def summary(result: dict[str, Any]) -> str:
     """The figures of the JSON object in a few lines."""
     r, peer = result, result["peer"]
     lines = [
-        f"training   {r['train_images_per_second']:,.1f} images/s of "
-        f"{r['train_gflop_per_image']:.3f} GFLOP: {r['roofline_share']:.0%} of the "
-        f"matrix product's {r['matmul_gflops']:,.0f} GFLOP/s",
-        f"           {r['roofline_share_with_memory']:.0%} of the roofline with each "
-        f"operation's memory at {r['copy_gigabytes_per_second']:,.0f} GB/s",
+        f"training   {r['train_images_per_second']:,.1f} images/s: "
+        f"{r['roofline_share']:.0%} of the matrix product's rate, "
+        f"{r['roofline_share_with_memory']:.0%} of the roofline of all operations",
         f"inference  {r['inference_images_per_second']:,.1f} images/s: "
         f"{r['inference_roofline_share']:.0%} of the matrix product's rate",
         f"compiled in {r['compile_seconds']:.1f} s; peak memory "

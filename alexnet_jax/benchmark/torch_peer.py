@@ -23,27 +23,20 @@ MODES = {  # how PyTorch computes: channels last, compiled
 
 
 def make_runs(
-    network: AlexNet,
-    params: Any,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    mode: tuple[bool, bool],
-    device: str,
+    network: AlexNet, arrays: Any, mode: tuple[bool, bool], device: str
 ) -> Runs:
     """{'train': a run of steps, 'inference': a run of predictions}.
 
     Args:
         network: only its fields are read; its dtype is the precision.
-        params: {layer: {'kernel', 'bias'}} of `alexnet_jax`.
-        pixels: mean-free, (B, H, W, 3).
-        labels: int (B,).
+        arrays: (parameters of `alexnet_jax`, mean-free pixels (B, H, W, 3), labels).
         mode: of `MODES`.
         device: such as 'cpu' or 'cuda'.
     """
     import torch
     from torch.nn import functional
 
-    channels_last, compiled = mode
+    (params, pixels, labels), (channels_last, compiled) = arrays, mode
     format = torch.channels_last if channels_last else torch.contiguous_format
     tensors = as_tensors(params, device=device, memory_format=format)
     nchw = torch.tensor(pixels, device=device).permute(0, 3, 1, 2)
@@ -96,16 +89,15 @@ def make_runs(
 
 
 def start(
-    network: AlexNet,
-    params: Any,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    platform: str,
-    modes: Mapping[str, tuple[bool, bool]],
+    network: AlexNet, arrays: Any, platform: str, modes: Mapping[str, tuple[bool, bool]]
 ) -> Runs:
-    """The runs 'train MODE' and 'inference MODE'; for a mode that fails, one line.
+    """The runs 'train MODE' and 'inference MODE' of all modes that work here.
 
-    Args: those of `make_runs`, JAX's name of its platform, and some of `MODES`.
+    Args:
+        network: as for `make_runs`.
+        arrays: as there.
+        platform: JAX's name of its kind of device, such as 'cpu' or 'gpu'.
+        modes: such as `MODES`; for one that fails, a line is printed.
     """
     try:
         import torch
@@ -122,7 +114,7 @@ def start(
     runs: dict[str, Callable[[int], None]] = {}
     for name, mode in modes.items():
         try:
-            made = make_runs(network, params, pixels, labels, mode, device)
+            made = make_runs(network, arrays, mode, device)
         except Exception as error:  # a missing compiler raises many kinds
             first_line = str(error).strip().partition("\n")[0]
             print(f"PyTorch, {name}: {type(error).__name__}: {first_line}")
@@ -132,12 +124,7 @@ def start(
 
 
 def speeds(times: Mapping[str, Times], images: int) -> dict[str, Any] | None:
-    """The best mode's images a second, and each mode's; None without any.
-
-    Args:
-        times: of the runs of `start`, and others.
-        images: in a batch.
-    """
+    """The best mode's images a second, and each mode's; None without any run of one."""
     modes: dict[str, dict[str, float]] = {}
     for name, taken in times.items():
         kind, _, mode = name.partition(" ")
@@ -161,15 +148,14 @@ def as_tensors(
 
     Args:
         params: of `alexnet_jax`.
-        device: PyTorch's, as the next two are.
-        dtype: None: that of the arrays.
+        device: PyTorch's, as are the next two.
+        dtype: None keeps that of the arrays.
         memory_format: of kernels with four axes.
     """
     import torch
 
     def tensor(array: Any) -> Any:
-        array = np.array(array)  # a copy, for the tensor shares its memory
-        made = torch.from_numpy(array).to(device=device, dtype=dtype)
+        made = torch.tensor(np.asarray(array), device=device, dtype=dtype)
         if array.ndim == 4:
             format = memory_format or torch.contiguous_format
             made = made.permute(3, 2, 0, 1).contiguous(memory_format=format)

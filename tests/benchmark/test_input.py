@@ -15,14 +15,15 @@ from alexnet_jax.benchmark import input_peers
 def test_the_app_prints_a_table_and_its_figures(tmp_path):
     folder = write_class_folders(tmp_path / "pictures", {"a": 12, "b": 12})
     keys = {**TINY, "dataset.source": "folder", "dataset.train": str(folder)}
-    keys |= {"batch_size": 8, "dataset.workers": 1}
+    keys |= {"batch_size": 8, "dataset.threads": 3}
     flags = [f"--config.{key}={value}" for key, value in keys.items()]
     answer = run_app("benchmark", "input", "--seconds=0.05", *flags)
     assert answer.status == 0, answer.err
     *lines, last = answer.out.splitlines()
     result = json.loads(last)
     assert "24 encoded images" in lines[0]
-    assert "1 worker processes" in lines[0]
+    assert "3 threads" in lines[0]
+    assert (result["workers"], result["threads"]) == (0, 3)
     assert result["images_per_second"] > 0
     per_core = result["images_per_second"] / result["cores"]
     assert result["images_per_second_per_core"] == pytest.approx(per_core)

@@ -71,21 +71,19 @@ def test_without_pytorch_there_is_no_peer_and_a_line_shows_how_to_get_it(
     monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "torch", None)
-    nothing = np.zeros(1)
-    assert torch_peer.start(AlexNet(), {}, nothing, nothing, "cpu", MODES) == {}
+    assert torch_peer.start(AlexNet(), (), "cpu", MODES) == {}
     assert torch_peer.speeds({}, 128) is None
     assert "pip install 'alexnet_jax[peers]'" in capsys.readouterr().out
 
 
 def test_a_mode_that_fails_is_one_line_and_the_others_run(monkeypatch, capsys):
-    def make_runs(network, params, pixels, labels, mode, device):
+    def make_runs(network, arrays, mode, device):
         if mode[1]:
             raise RuntimeError("no C++ compiler\nand much more")
         return {"train": mode, "inference": mode}
 
     monkeypatch.setattr(torch_peer, "make_runs", make_runs)
-    nothing = np.zeros(1)
-    runs = torch_peer.start(AlexNet(), {}, nothing, nothing, "cpu", MODES)
+    runs = torch_peer.start(AlexNet(), (), "cpu", MODES)
     assert list(runs) == [
         *["train eager", "inference eager"],
         *["train channels_last", "inference channels_last"],
