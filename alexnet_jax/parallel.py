@@ -2,12 +2,11 @@
 
 Two axes: 'data' holds replicas of the network, which see different examples; 'tower'
 holds the two halves of Figure 2. A third one, 'fc', exists where several replicas share
-their fully-connected layers (Krizhevsky, 'One weird trick', 2014): along it lie the
-examples in the convolutions and the units in the layers after them.
+their fully-connected layers (Krizhevsky, 'One weird trick', 2014): it splits the
+examples of the convolutions and the units of the layers after them.
 
-Under `jit` alone, XLA gathers the whole batch at every grouped convolution; as a
-per-device program under `shard_map` the compiled forward pass communicates at the
-paper's four places and nowhere else.
+Under `jit` alone, XLA gathers the whole batch at every grouped convolution; under
+`shard_map` the forward pass communicates at the paper's four places and nowhere else.
 """
 
 import itertools
@@ -36,10 +35,9 @@ def make_mesh(
     fc: int = 1,
     micro_batches: int = 1,
 ) -> Mesh:
-    """Arrange the devices as a ('data', 'tower') mesh.
+    """Arrange the devices as ('data', 'tower'), or with fc > 1 ('data', 'fc', 'tower').
 
-    Where several replicas share one copy of the fully-connected layers it is ('data',
-    'fc', 'tower'), and 'data' counts the groups of such replicas.
+    Then 'data' counts groups of replicas that share their fully-connected layers.
 
     Args:
         data: replicas of the convolutions; −1 takes all devices that are left.
@@ -103,23 +101,20 @@ def on_this_device(network: AlexNet, mesh: Mesh) -> AlexNet:
 
 
 def parameter_specs(network: AlexNet, mesh: Mesh) -> Any:
-    """`AlexNet.parameter_specs` of a network on a mesh."""
+    """`AlexNet.parameter_specs` on a mesh."""
     return on_this_device(network, mesh).parameter_specs()
 
 
 def parameter_shardings(network: AlexNet, mesh: Mesh) -> Any:
     """`parameter_specs` as shardings."""
-    specs = parameter_specs(network, mesh)
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), parameter_specs(network, mesh)
+    )
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
     """Shapes and dtypes, each with its sharding (`jax.ShapeDtypeStruct`)."""
-    return jax.tree.map(
-        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
+    return jax.tree.map(lambda a, s: a.update(sharding=s), shapes, shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -129,18 +124,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def replicate(mesh: Mesh, value: Any) -> Any:
     """Put a tree of host arrays, the same in every process, on every device."""
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(replicated(mesh), x), value
-    )
+    return jax.make_array_from_process_local_data(replicated(mesh), value)
 
 
 def to_mesh(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Put this process's part of a batch on its devices, spread over the replicas."""
     sharding = NamedSharding(mesh, P(example_axes(mesh)))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows)
-        for name, rows in batch.items()
-    }
+    return jax.make_array_from_process_local_data(sharding, batch)
 
 
 def process_part(mesh: Mesh) -> tuple[int, int]:
@@ -165,10 +155,9 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
 
 
 def micro_batches(mesh: Mesh, batch: dict[str, jax.Array], count: int) -> dict:
-    """(B, …) → (count, B/count, …): each has the next few examples of every replica.
+    """(B, …) → (count, B/count, …), each with some examples of every replica.
 
-    So each device cuts its own examples, and nothing is communicated. 'row' is added,
-    int32: the position of each example in the batch.
+    So nothing is communicated. 'row' is added, the position of an example in the batch.
     """
     replicas = mesh.size // mesh.shape[TOWER]
     sharding = NamedSharding(mesh, P(None, example_axes(mesh)))
@@ -185,36 +174,27 @@ def micro_batches(mesh: Mesh, batch: dict[str, jax.Array], count: int) -> dict:
 
 
 def replicas(network: AlexNet, mesh: Mesh, params: Any) -> Any:
-    """Give each set of devices that computes with parameters its own replica of them.
+    """Parameters → one replica for each set of devices that computes with them.
 
     A leading axis counts the replicas; nothing is communicated. Differentiate with
-    respect to the replicas: the transpose of this function adds their gradients up, and
-    is the one reduction over 'data' of a step.
+    respect to the replicas: the transpose of this function adds up their gradients, the
+    one reduction over 'data' of a step.
     """
 
     def replica(leaf: jax.Array, spec: P) -> jax.Array:
-        count = math.prod(mesh.shape[axis] for axis in _axes(P(spec[0])))
+        axes = _replica_axes(mesh, spec)
+        count = math.prod(mesh.shape[axis] for axis in axes)
         copies = jnp.broadcast_to(leaf, (count, *leaf.shape))
-        return lax.with_sharding_constraint(copies, NamedSharding(mesh, spec))
+        sharding = NamedSharding(mesh, P(axes, *spec))
+        return lax.with_sharding_constraint(copies, sharding)
 
-    return jax.tree.map(replica, params, replica_specs(network, mesh))
-
-
-def replica_specs(network: AlexNet, mesh: Mesh) -> Any:
-    """`parameter_specs` with the axis of the replicas before them.
-
-    A parameter is the same along all axes of the examples but those that split it.
-    """
-
-    def with_replicas(spec: P) -> P:
-        over = [axis for axis in example_axes(mesh) if axis not in _axes(spec)]
-        return P(tuple(over), *spec)
-
-    return jax.tree.map(with_replicas, parameter_specs(network, mesh))
+    return jax.tree.map(replica, params, parameter_specs(network, mesh))
 
 
-def _axes(spec: P) -> set[str]:
-    return {a for axes in spec for a in (axes if isinstance(axes, tuple) else (axes,))}
+def _replica_axes(mesh: Mesh, spec: P) -> tuple[str, ...]:
+    """All axes of the examples but those that split the parameter."""
+    split = jax.tree.leaves(tuple(spec))
+    return tuple(axis for axis in example_axes(mesh) if axis not in split)
 
 
 def evaluation_forward(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]:
@@ -225,17 +205,17 @@ def evaluation_forward(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]
     """
     local, examples = on_this_device(network, mesh), P(example_axes(mesh))
 
-    def program(params, pixels):
-        # Both towers of a replica look at the same images.
-        pixels = lax.pcast(pixels, TOWER, to="varying")
-        return local.apply({"params": params}, pixels)
-
-    return jax.shard_map(
-        program,
+    @jax.shard_map(
         mesh=mesh,
         in_specs=(parameter_specs(network, mesh), examples),
         out_specs=examples,
     )
+    def forward(params, pixels):
+        # Both towers of a replica look at the same images.
+        pixels = lax.pcast(pixels, TOWER, to="varying")
+        return local.apply({"params": params}, pixels)
+
+    return forward
 
 
 def training_forward(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]:
@@ -250,14 +230,18 @@ def training_forward(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]:
     """
     local, examples = on_this_device(network, mesh), P(example_axes(mesh))
 
-    def program(replicas, pixels, rows, key):
+    replica_specs = jax.tree.map(
+        lambda spec: P(_replica_axes(mesh, spec), *spec), parameter_specs(network, mesh)
+    )
+
+    @jax.shard_map(
+        mesh=mesh,
+        in_specs=(replica_specs, examples, P(DATA), P()),
+        out_specs=examples,
+    )
+    def forward(replicas, pixels, rows, key):
         params = jax.tree.map(lambda replica: replica[0], replicas)
         pixels = lax.pcast(pixels, TOWER, to="varying")
         return local.apply({"params": params}, pixels, rows, rngs={"dropout": key})
 
-    return jax.shard_map(
-        program,
-        mesh=mesh,
-        in_specs=(replica_specs(network, mesh), examples, P(DATA), P()),
-        out_specs=examples,
-    )
+    return forward

@@ -16,30 +16,16 @@ from alexnet_jax.network.alexnet import AlexNet
 
 @flax.struct.dataclass
 class State:
-    """The arrays that a training step changes.
+    """The arrays that a training step changes."""
 
-    Attributes:
-        step: int32, steps done.
-        params: {layer: {'kernel', 'bias'}}, float32 (float64 in proofs).
-        opt_state: `optax.TraceState` of the velocities.
-        sums: loss and errors since the last line of metrics.jsonl; part of the state so
-            that a resumed run writes the same numbers.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: optax.TraceState
-    sums: Sums
+    step: jax.Array  # int32, steps done
+    params: Any  # {layer: {'kernel', 'bias'}}, float32 (float64 in proofs)
+    opt_state: optax.TraceState  # the velocities
+    sums: Sums  # since the last line of metrics.jsonl, which a resumed run continues
 
 
 def initial_params(network: AlexNet, seed: int, side: int) -> Any:
-    """Gaussian weights and constant biases (§5).
-
-    Args:
-        network: any of its mesh forms; all towers are initialised.
-        seed: of the weights.
-        side: of the network's input, in pixels.
-    """
+    """Gaussian weights and constant biases (§5) of all towers, for images of `side`."""
     whole = network.clone(towers_here=None, tower_axis=None, fc_axis=None, fc_parts=1)
     return whole.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
 
@@ -51,7 +37,7 @@ def state_of(params: Any, optimizer: optax.GradientTransformation) -> State:
 
 
 def state_shardings(state: State, network: AlexNet, mesh: Mesh) -> State:
-    """Sharding of each part of a state: velocities lie beside their parameters."""
+    """Sharding of each array of a state: velocities as their parameters."""
     by_parameter = parallel.parameter_shardings(network, mesh)
     shardings = jax.tree.map(lambda _: parallel.replicated(mesh), state)
     return shardings.replace(
@@ -71,7 +57,7 @@ def make_train_step(
     """Build the training step.
 
     Args:
-        network: the network.
+        network: with all towers.
         optimizer: `optimizer.momentum_with_decay`.
         mesh: `parallel.make_mesh`.
         seed: of the dropout masks.
