@@ -6,7 +6,7 @@ from apps import refusal, run_app
 from runs import assert_same_weights, contents, finished_run, tiny_config, weights
 from safetensors.numpy import load_file, save_file
 
-from alexnet_jax import parallel, runs
+from alexnet_jax import parallel, workdir
 from alexnet_jax.convert import convert
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
@@ -51,11 +51,11 @@ def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
     rng = np.random.default_rng(0)
     shapes = {name: weight.shape for name, weight in weights(finished_run()).items()}
     tensors = {n: rng.normal(0, 0.1, s).astype("float32") for n, s in shapes.items()}
-    file, workdir = tmp_path / "theirs.safetensors", tmp_path / "run"
+    file, folder = tmp_path / "theirs.safetensors", tmp_path / "run"
     save_file(tensors, file)
     with pytest.raises(InputError, match=r"add --config=configs/X\.py"):
-        convert(file, workdir)
-    assert not workdir.exists()
+        convert(file, folder)
+    assert not folder.exists()
 
     config = tiny_config({"optimizer.schedule": "plateau", "steps": 0, "epochs": 0.3})
     (tmp_path / "taken").mkdir()
@@ -63,42 +63,42 @@ def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
     with pytest.raises(InputError, match=r"has a config.json already"):
         convert(file, tmp_path / "taken", config)
     assert (tmp_path / "taken" / "config.json").read_text() == "somebody's"
-    convert(file, workdir, config)
-    for name, weight in weights_alone(workdir).items():
+    convert(file, folder, config)
+    for name, weight in weights_alone(folder).items():
         np.testing.assert_array_equal(weight, tensors[name])
     with pytest.raises(InputError, match=r"classes.txt: no such file; .* write it"):
-        evaluate([workdir])
+        evaluate([folder])
     for name in ("classes.txt", "statistics.npz"):
-        shutil.copy(finished_run() / name, workdir)
-    train(config, workdir)
-    trained = weights(workdir)
+        shutil.copy(finished_run() / name, folder)
+    train(config, folder)
+    trained = weights(folder)
     assert any((trained[name] != tensors[name]).any() for name in tensors)
     assert all(np.abs(trained[name] - tensors[name]).max() < 0.1 for name in tensors)
 
 
-def weights_alone(workdir):
+def weights_alone(folder):
     """Of a work directory that has nothing but weights and a config."""
-    config = runs.kept_config(workdir)
+    config = workdir.read_config(folder)
     mesh = parallel.make_mesh(1, 1, 2, 1)
-    elsewhere = workdir.parent / "completed"
-    shutil.copytree(workdir, elsewhere)
+    elsewhere = folder.parent / "completed"
+    shutil.copytree(folder, elsewhere)
     for name in ("classes.txt", "statistics.npz"):
         shutil.copy(finished_run() / name, elsewhere)
-    model, _ = runs.trained(elsewhere, config, mesh, views=1)
+    model, _ = workdir.load_model(elsewhere, config, mesh, views=1)
     return {
         f"{la}.{n}": p for la, both in model.params.items() for n, p in both.items()
     }
 
 
 def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
-    tensors, workdir = weights(finished_run()), tmp_path / "run"
+    tensors, folder = weights(finished_run()), tmp_path / "run"
     file = tmp_path / "wrong.safetensors"
 
     def refused(tensors, match, metadata=None, config=None):
         save_file(tensors, file, metadata)
         with pytest.raises(InputError, match=match):
-            convert(file, workdir, config)
-        assert not workdir.exists()
+            convert(file, folder, config)
+        assert not folder.exists()
 
     own = tiny_config()
     less = {name: t for name, t in tensors.items() if name != "fc7.bias"}
@@ -112,10 +112,10 @@ def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
     refused({**tensors, "fc7.bias": bias * np.nan}, "fc7.bias is not fin", config=own)
     refused({**tensors, "fc7.bias": bias.astype("i1")}, "fc7.bias is of", config=own)
     refused(tensors, "damaged metadata", {"config.json": "%%%"})
-    refused(tensors, "not JSON", {"config.json": "Z2FyYmFnZQ=="})
+    refused(tensors, "not the JSON of a", {"config.json": "Z2FyYmFnZQ=="})
     file.write_bytes(b"rubbish")
     with pytest.raises(InputError, match=r"wrong.safetensors: cannot be read"):
-        convert(file, workdir)
+        convert(file, folder)
 
 
 def test_the_command(tmp_path):
