@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     def checked(argv: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.ERROR)  # Orbax logs each of its steps
-        # For a damaged checkpoint asyncio would log an error for each array in it.
-        getLogger("asyncio").setLevel(CRITICAL)
+        getLogger("asyncio").setLevel(CRITICAL)  # and each damaged array
         try:
             return main(argv)
         except InputError as error:
@@ -72,56 +72,47 @@ def _discard_stdout() -> None:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     logging.set_verbosity(logging.ERROR)
     try:
-        rest = flags.FLAGS(argv)
-        # absl reports a config file that cannot be read only where its value is used.
-        if "config" in flags.FLAGS and _given_config(argv) is not None:
-            flat(flags.FLAGS["config"].value)
-        return rest
+        if "config" in flags.FLAGS:
+            _check_config(argv)
+        return flags.FLAGS(argv)
     except SystemExit:
         sys.exit(0)  # absl exits from --help with status 1
-    except Exception as error:  # a config file is any code
-        sys.exit(_refuse(_mistake(argv, error)))
-
-
-def _mistake(argv: Sequence[str], error: Exception) -> str:
-    """The flag or key, its value and what is allowed."""
-    text, path = str(error), _given_config(argv)
-    missing = set(re.findall(r"Flag (--\w+) must have a value other", text))
-    if (path is not None and "--config" in missing) or "parsing config file" in text:
-        return _config_mistake(argv, path or "", text)
-    if missing:
-        return f"{', '.join(sorted(missing))}: must be given; see --help"
-    if isinstance(error, flags.Error):
+    except (InputError, flags.Error) as error:
+        text = str(error)
+        if missing := re.findall(r"Flag (--\w+) must have a value other", text):
+            text = f"{', '.join(sorted(missing))}: must be given; see --help"
         for theirs, ours in _REWORDED.items():
             text = re.sub(theirs, ours, text)
-        return text
-    return _config_mistake(argv, path or "", f"{type(error).__name__}: {text}")
+        sys.exit(_refuse(text))
 
 
-def _config_mistake(argv: Sequence[str], path: str, otherwise: str) -> str:
-    """The mistake in the file of --config, or in a --config.key."""
-    file = path.split(":")[0]
+def _check_config(argv: Sequence[str]) -> None:
+    """Find mistakes in --config that absl reports late, or in several lines."""
+    path = _given_config(argv)
+    if path is None:
+        return
+    file, *parameter = path.split(":", 1)
     if not Path(file).is_file():
-        return f"--config={path}: no such file; give one like those of configs/"
+        raise InputError(
+            f"--config={path}: no such file; give one like those of configs/"
+        )
     try:
-        config = runpy.run_path(file)["get_config"](*path.split(":")[1:])
-    except Exception as error:
-        return f"--config={path}: {type(error).__name__}: {error}"
-    if not isinstance(config, ml_collections.ConfigDict):
-        return f"--config={path}: get_config() must return a ConfigDict, not {config}"
-    keys = flat(config)
+        config = runpy.run_path(file)["get_config"](*parameter)
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise TypeError(f"get_config() must return a ConfigDict, not {config}")
+        keys = flat(config)
+    except Exception as error:  # the file is any code
+        raise InputError(f"--config={path}: {type(error).__name__}: {error}") from None
     for argument in argv:
         if named := re.match(r"--?(?:no)?config\.([^=]+)", argument):
             key = named[1]
             if not any(k == key or k.startswith(f"{key}.") for k in keys):
-                return f"--config.{key}: no such key{nearest(key, keys)}"
-    return f"--config={path}: {otherwise}"
+                raise InputError(f"--config.{key}: no such key{nearest(key, keys)}")
 
 
 def _given_config(argv: Sequence[str]) -> str | None:
-    """The value of --config."""
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        name, equals, value = argument.partition("=")
+    for argument, following in pairwise([*argv, None]):
+        name, equals, value = str(argument).partition("=")
         if name in ("--config", "-config"):
             return value if equals else following
     return None
@@ -134,8 +125,7 @@ def _refuse(error: object) -> int:
 
 def define_config(default: str | None = None) -> Any:
     """Define --config=configs/X.py and its --config.key=value."""
-    # Files of configs/ import each other.
-    sys.path.append(str(Path(__file__).parents[1]))
+    sys.path.append(str(Path(__file__).parents[1]))  # configs/ import each other
     if default and _given_config(sys.argv) is None:
         # Not as the flag's default: absl reads that too early to report a wrong key.
         sys.argv.insert(1, f"--config={default}")
@@ -146,18 +136,14 @@ def define_config(default: str | None = None) -> Any:
 
 def define_networks() -> tuple[flags.FlagHolder, flags.FlagHolder]:
     """Define --checkpoint and --views: the networks and the views they average."""
-    checkpoint = flags.DEFINE_list(
-        "checkpoint",
-        None,
-        "Work directories; several are averaged as an ensemble.",
-        required=True,
-    )
+    several = "Work directories; several are averaged as an ensemble."
+    checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
     views = flags.DEFINE_enum("views", "1", ["1", "10"], "Views of an image (§4.1).")
     return checkpoint, views
 
 
-def define_processes() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHolder]:
-    """Define --coordinator, --processes and --process, for several processes."""
+def define_processes() -> Callable[[], tuple[str | None, int, int]]:
+    """Define --coordinator, --processes and --process; the result reads them."""
     coordinator = flags.DEFINE_string(
         "coordinator",
         None,
@@ -166,11 +152,11 @@ def define_processes() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHo
     )
     count = flags.DEFINE_integer("processes", 1, "Number of processes.", lower_bound=1)
     index = flags.DEFINE_integer("process", 0, "Index of this process.", lower_bound=0)
-    return coordinator, count, index
+    return lambda: (coordinator.value, count.value, index.value)
 
 
 def path(name: str, flag: str) -> Path:
-    """A file or folder that a flag names."""
+    """The path in a flag, which may not be empty."""
     if not name:
         raise InputError(f"{flag}=: is empty; give a path, such as {flag}=.")
     return Path(name)

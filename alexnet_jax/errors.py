@@ -2,10 +2,10 @@
 
 
 class InputError(ValueError):
-    """A mistake in the input: a path, an image, a flag, a config key.
+    """A mistake in a path, image, flag or config key, described in one line.
 
-    Its message is one line that names the value, what is allowed and where to change
-    it. The apps print that line alone and exit with status 2 (`cli.run`).
+    The line names the value, what is allowed and where to change it; the apps print it
+    alone and exit with status 2 (`cli.run`).
     """
 
 
@@ -13,7 +13,7 @@ class NonFiniteError(InputError):
     """A loss or a parameter is not finite: the learning rate was too large."""
 
     def __init__(self, what: str):
-        """Describe what is not finite, and after which step."""
+        """Name the number and the step."""
         super().__init__(
             f"{what}; the last good checkpoint is kept; start again with a lower "
             "optimizer.rate in another --workdir"
@@ -22,6 +22,3 @@ class NonFiniteError(InputError):
 
 class ImageError(InputError):
     """An image that cannot be decoded; the message names it and the reason."""
-
-
-PictureError = ImageError

@@ -114,13 +114,13 @@ if __name__ == "__main__":
         "allow_unreadable", False, "Leave out images that cannot be decoded."
     )
 
-    COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
+    PROCESSES = cli.define_processes()
 
     def main(argv: Sequence[str]) -> None:
         """Print the rates, readably and then as one JSON object."""
         cli.no_more_arguments(argv)
         device.cache_programs()
-        with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
+        with processes.joined(*PROCESSES()):
             rates = evaluate(
                 cli.work_directories(CHECKPOINT.value),
                 CONFIG.value,

@@ -17,25 +17,21 @@ from alexnet_jax.train import train
 if __name__ == "__main__":
     CONFIG = cli.define_config()
     WORKDIR = flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of this run: config, statistics, metrics, checkpoints.",
-        required=True,
+        "workdir", None, "Folder for config, metrics and checkpoints.", required=True
     )
     PROFILE = flags.DEFINE_bool(
         "profile",
         False,
-        "Record steps 10 to 15 of this start in the workdir's profile/, for "
-        "Perfetto or TensorBoard.",
+        "Trace steps 10 to 15 of this start in the workdir's profile/.",
     )
-    COORDINATOR, PROCESSES, PROCESS = cli.define_processes()
+    PROCESSES = cli.define_processes()
     flags.mark_flag_as_required("config")
 
     def main(argv: Sequence[str]) -> int:
         """Train as the flags say."""
         cli.no_more_arguments(argv)
         device.cache_programs()
-        with processes.joined(COORDINATOR.value, PROCESSES.value, PROCESS.value):
+        with processes.joined(*PROCESSES()):
             folder = cli.path(WORKDIR.value, "--workdir")
             stopped_by = train(CONFIG.value, folder, PROFILE.value)
         return 128 + stopped_by if stopped_by else 0
