@@ -14,9 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.step import State
+
+# In the complaints of a read that Orbax has abandoned.
+ABANDONED = ("Event loop is closed", "Encountered error while reading array")
 
 
 def holds_any(directory: Path) -> bool:
@@ -61,8 +65,8 @@ class Checkpoints:
         A parameter that is not finite is an error, and nothing is written.
 
         Args:
-            state: of the training; its step names the checkpoint.
-            on_host: plain numbers: plateau and timing.
+            state: of the training.
+            on_host: what JSON can hold: plateau and timing.
         """
         step = int(state.step)
         if step == self.newest:
@@ -99,29 +103,14 @@ class Checkpoints:
     def _read(self, params: Any, **others: Any) -> Any:
         if self.newest is None:
             raise InputError(f"{self._directory}: holds no complete checkpoint")
-        with self._damage_reported():
-            self._check_shapes(params)
-            items = {"params": ocp.args.StandardRestore(params), **others}
-            return self._manager.restore(self.newest, args=ocp.args.Composite(**items))
-
-    @contextmanager
-    def _damage_reported(self) -> Iterator[None]:
-        before = sys.unraisablehook
-
-        def left_behind(unraisable: Any) -> None:
-            # Where one array cannot be read, Orbax abandons the reads in flight, which
-            # report errors at the end of the program.
-            if "Event loop is closed" not in str(unraisable.exc_value):
-                before(unraisable)
-
-        sys.unraisablehook = left_behind
+        items = {"params": ocp.args.StandardRestore(params), **others}
         try:
-            yield
-            sys.unraisablehook = before
+            with _abandoned_reads_ignored():
+                self._check_shapes(params)
+                args = ocp.args.Composite(**items)
+                return self._manager.restore(self.newest, args=args)
         except (InputError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
-            # Not the checkpoint's fault: a device without memory, a lost process.
-            sys.unraisablehook = before
-            raise
+            raise  # not the checkpoint's fault: a device without memory, a lost process
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             raise InputError(
@@ -156,9 +145,22 @@ def _rest(state: State) -> dict[str, Any]:
     return {"step": state.step, "velocity": chain, "sums": state.sums}
 
 
+@contextmanager
+def _abandoned_reads_ignored() -> Iterator[None]:
+    """Reads that Orbax abandons after an error complain until the program ends."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not any(words in str(unraisable.exc_value) for words in ABANDONED):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before  # not after an error
+
+
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {".".join(key.key for key in path): tuple(a.shape) for path, a in leaves}
+    return {name: tuple(a.shape) for name, a in flatten_dict(params, sep=".").items()}
 
 
 @jax.jit

@@ -107,14 +107,10 @@ def read_layer_drops(
 
 @dataclasses.dataclass(frozen=True)
 class EpochSchedule:
-    """Learning rates by epoch, as the 2012 runs were scripted.
+    """Learning rates by epoch, as the 2012 runs were scripted."""
 
-    Attributes:
-        drops: of all layers, by rising epoch; the first is at epoch 0.
-        layers: {'conv1': drops that override `drops` from their epoch on}.
-    """
-
-    drops: Sequence[Drop]
+    drops: Sequence[Drop]  # of all layers, by rising epoch; the first is at epoch 0
+    # By layer: those that override `drops` from their epoch on.
     layers: Mapping[str, Sequence[Drop]] = dataclasses.field(default_factory=dict)
     finished: ClassVar[bool] = False  # such a training ends with its last step
 
@@ -137,27 +133,17 @@ class Plateau:
     `patience` validations in a row; after `drops` divisions, the next such stop ends
     the training. An error that has never been better than chance does not count: it has
     not begun to improve.
-
-    Attributes:
-        rate, bias_rate: learning rates of weights and biases at the start.
-        factor: 10 in the paper.
-        drops: 3 in the paper.
-        patience: in validations.
-        chance: top-1 error below which the network has begun to learn (`chance_error`).
-        best: lowest validation top-1 error so far, from 0 to 1.
-        waited: validations since `best`.
-        dropped: divisions so far.
     """
 
-    rate: float
+    rate: float  # learning rate of the weights at the start
     bias_rate: float
-    factor: float
-    drops: int
-    patience: int
-    chance: float = 1.0
-    best: float = float("inf")
-    waited: int = 0
-    dropped: int = 0
+    factor: float  # 10 in the paper
+    drops: int  # 3 in the paper
+    patience: int  # validations
+    chance: float = 1.0  # top-1 error below which the network learns (`chance_error`)
+    best: float = float("inf")  # lowest validation top-1 error so far, from 0 to 1
+    waited: int = 0  # validations without improvement
+    dropped: int = 0  # divisions so far
 
     def rates(self, epoch: float, names: Sequence[str]) -> Rates:
         """The learning rates now, whatever the epoch."""

@@ -69,10 +69,8 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
         atexit.register(os._exit, 2 if isinstance(error, Exception) else 130)
         if isinstance(error, InputError) and first():
             time.sleep(2)
-        reason = str(error)
-        if not isinstance(error, jax.errors.JaxRuntimeError) or not any(
-            word in reason for word in LOST
-        ):
+        reason, runtime = str(error), isinstance(error, jax.errors.JaxRuntimeError)
+        if not (runtime and any(word in reason for word in LOST)):
             raise
         raise InputError(
             f"process {jax.process_index()} of {jax.process_count()} has lost another "
@@ -148,10 +146,9 @@ def agree(facts: dict[str, Any]) -> None:
     """Check that all processes have the same facts: values by name, as in JSON."""
     if jax.process_count() == 1:
         return
-    own = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    longest = multihost_utils.process_allgather(np.int32(own.size)).max()
-    padded = np.full(longest, ord(" "), np.uint8)
-    padded[: own.size] = own
+    own = json.dumps(facts).encode()
+    longest = multihost_utils.process_allgather(np.int32(len(own))).max()
+    padded = np.frombuffer(own.ljust(longest), np.uint8)
     everyones = multihost_utils.process_allgather(padded)
     ours, *others = (json.loads(row.tobytes()) for row in everyones)
     for index, theirs in enumerate(others, 1):

@@ -90,12 +90,12 @@ def make_train_step(
             parallel.micro_batches(mesh, batch, micro_batches),
         )
         (gradients,) = add_up(replica_gradients)
-        updates, opt_state = optimizer.update(
+        moves, opt_state = optimizer.update(
             gradients, state.opt_state, state.params, rates=rates
         )
-        params = optax.apply_updates(state.params, updates)
-        loss = sums.loss / images
-        return State(state.step + 1, params, opt_state, state.sums + sums), loss
+        params = optax.apply_updates(state.params, moves)
+        after = State(state.step + 1, params, opt_state, state.sums + sums)
+        return after, sums.loss / images
 
     return train_step
 
@@ -115,18 +115,18 @@ def _summed(function: Callable[[Any], Any], micro_batches: Any) -> Any:
 
 def batch_shapes(batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch of `data.loader.training_batches`."""
-    shapes = {
-        "image": ((batch_size, image_size, image_size, 3), "uint8"),
-        "crop": ((batch_size, 2), "int32"),
-        "flip": ((batch_size,), "bool"),
-        "colour_offset": ((batch_size, 3), "float32"),
-        "scale": ((batch_size,), "float32"),
-        "label": ((batch_size,), "int32"),
-        "weight": ((batch_size,), "float32"),
-    }
+
+    def array(dtype: str, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in shapes.items()
+        "image": array("uint8", image_size, image_size, 3),
+        "crop": array("int32", 2),
+        "flip": array("bool"),
+        "colour_offset": array("float32", 3),
+        "scale": array("float32"),
+        "label": array("int32"),
+        "weight": array("float32"),
     }
 
 
