@@ -155,18 +155,17 @@ FIELDS: Mapping[str, Field] = {
 
 def base_config() -> ml_collections.ConfigDict:
     """All fields at the paper's values; the data is left to be named."""
-    tree: dict[str, Any] = {}
-    for section, fields in SECTIONS.items():
-        values = {name: field.value for name, field in fields.items()}
-        tree.update({section: values} if section else values)
-    return ml_collections.ConfigDict(tree)
+    tree = {
+        s: {n: f.value for n, f in fields.items()} for s, fields in SECTIONS.items()
+    }
+    return ml_collections.ConfigDict({**tree.pop(""), **tree})
 
 
 get_config = base_config  # this file is a config file too, the paper's
 
 
 def shared_by_processes(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The values that all processes of a run must share: all but how they read."""
+    """The values that must be the same in all processes of a run."""
     return {k: v for k, v in flat(config).items() if k != "dataset.threads"}
 
 
@@ -193,16 +192,15 @@ def parsed(text: str, where: str) -> ml_collections.ConfigDict:
         where: the file's name, for messages.
     """
     try:
-        tree = json.loads(text)
-        values = upgraded(flat(ml_collections.ConfigDict(tree)))
+        values = _upgraded(flat(ml_collections.ConfigDict(json.loads(text))))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{where}: not the JSON of a config ({error}); restore or delete it"
         ) from None
-    for key in [key for key in FIELDS if key not in values]:
-        raise InputError(f"{where}: lacks the key {key}; restore or delete it")
     config = base_config()
     try:
+        if missing := [key for key in FIELDS if key not in values]:
+            raise InputError(f"lacks the key {missing[0]}; restore or delete it")
         config.update_from_flattened_dict(values)
         check_fields(config)
     except (KeyError, TypeError, InputError) as error:
@@ -210,15 +208,10 @@ def parsed(text: str, where: str) -> ml_collections.ConfigDict:
     return config
 
 
-def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """The flat values of a config.json of an earlier version, under today's keys.
-
-    Args:
-        values: by key, such as {'network.conv1_size': 11, …}.
-    """
-    since: dict[str, Any] = {"mesh.fc": 1, "accumulation": 1}
-    since |= {"dataset.exif_rotation": True, "optimizer.layer_drops": []}
-    new = {**since, **values}
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Values by key of an earlier version, such as 'network.conv1_size', as today's."""
+    new: dict[str, Any] = {"mesh.fc": 1, "accumulation": 1, "optimizer.layer_drops": []}
+    new |= {"dataset.exif_rotation": True, **values}
     new.pop("dataset.workers", None)  # processes that decoded
     if "network.conv1_size" in new:
         new["network.sizes"] = [new.pop("network.conv1_size"), *N.sizes[1:]]
@@ -235,8 +228,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
             new[f"network.{name}"] = FIELDS[f"network.{name}"].value
     if "augment.colour_noise_divisor" in new:
         new["augment.rescale_noisy"] = new.pop("augment.colour_noise_divisor") != 1
-    by_layer = [key for key in new if key.startswith("optimizer.layer_drops.")]
-    if by_layer:
+    if by_layer := [key for key in new if key.startswith("optimizer.layer_drops.")]:
         new["optimizer.layer_drops"] = [
             [key.rpartition(".")[2], *row] for key in by_layer for row in new.pop(key)
         ]
