@@ -24,6 +24,7 @@ from alexnet_jax.config import parsed
 from alexnet_jax.data.files import locked, replaced
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
+from alexnet_jax.step import state_of
 
 ENDING = ".safetensors"
 # The other files that predict needs, carried in the metadata.
@@ -120,7 +121,8 @@ def from_safetensors(
     classes = tensors[f"{last}.bias"].size if f"{last}.bias" in tensors else CLASSES
     network = experiment.make_network(config, classes)
     shapes = workdir.parameter_shapes(network, config.augment.crop)
-    state = experiment.state_with(config, as_params(tensors, shapes, file))
+    params = as_params(tensors, shapes, file)
+    state = state_of(params, experiment.make_optimizer(config))
     for name in ("config.json", *companions):
         if (folder / name).exists():
             raise InputError(

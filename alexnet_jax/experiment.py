@@ -1,7 +1,7 @@
 """Config → objects: mesh, network, schedule and the compiled training step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -34,70 +34,61 @@ from alexnet_jax.step import (
     state_shardings,
 )
 
-PRECISIONS = {
-    "float32": jnp.float32,
-    "bfloat16": jnp.bfloat16,
-    "float64": jnp.float64,  # inside of `device.float64`; float32 elsewhere
-}
-
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Check every field of a config, alone and together with the others."""
     check_fields(config)
-    _check_together(config)
+    for mistake in _mistakes(config):
+        raise InputError(mistake)
     make_schedule(config)
 
 
-def _check_together(config: ml_collections.ConfigDict) -> None:
-    c, augment, side = config.network, config.augment, config.dataset.image_size
+def _mistakes(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Values that do not fit together."""
+    c, mesh, augment = config.network, config.mesh, config.augment
+    side, towers, devices = config.dataset.image_size, c.towers, mesh.tower * mesh.fc
     if not config.steps and not config.epochs:
-        raise InputError("epochs=0.0, steps=0: nothing to do; set one of them")
+        yield "epochs=0.0, steps=0: nothing to do; set one of them"
     if config.optimizer.schedule == "plateau" and not config.validate_every_epochs:
-        raise InputError(
+        yield (
             "validate_every_epochs=0.0: the plateau rule needs validations; set it to "
             "1, or set optimizer.schedule='epochs'"
         )
     if c.response_depth % 2 == 0:
-        raise InputError(f"network.response_depth={c.response_depth}: must be odd")
-    if c.response_range == "layer" and config.mesh.tower > 1:
-        raise InputError(
-            f"mesh.tower={config.mesh.tower}: windows over the whole layer "
+        yield f"network.response_depth={c.response_depth}: must be odd"
+    if c.response_range == "layer" and mesh.tower > 1:
+        yield (
+            f"mesh.tower={mesh.tower}: windows over the whole layer "
             "(network.response_range='layer') would cross between devices where the "
             "paper's GPUs did not communicate; set mesh.tower=1 or "
             "response_range='tower'"
         )
     for key, widths in (("kernels", c.kernels), ("units", c.units)):
-        for width in widths:
-            if width % c.towers:
-                raise InputError(
-                    f"network.{key}: {width} does not divide over network.towers="
-                    f"{c.towers}"
-                )
-    devices = config.mesh.tower * config.mesh.fc
-    for width in c.units:
-        if config.mesh.fc > 1 and width % devices:
-            raise InputError(
-                f"mesh.fc={config.mesh.fc}: network.units={width} does not divide over "
-                f"mesh.tower·mesh.fc={devices} devices; change mesh.fc"
-            )
+        for width in (w for w in widths if w % towers):
+            yield f"network.{key}: {width} does not divide over network.towers={towers}"
+    for width in (w for w in c.units if mesh.fc > 1 and w % devices):
+        yield (
+            f"mesh.fc={mesh.fc}: network.units={width} does not divide over "
+            f"mesh.tower·mesh.fc={devices} devices; change mesh.fc"
+        )
     if augment.crop > side:
-        raise InputError(
+        yield (
             f"augment.crop={augment.crop}: larger than the images, "
             f"dataset.image_size={side}"
         )
     if augment.offsets > side - augment.crop + 1:
-        raise InputError(
+        yield (
             f"augment.offsets={augment.offsets}: a crop of {augment.crop} pixels "
             f"(augment.crop) has {side - augment.crop + 1} positions in {side} "
             "(dataset.image_size); give as many or fewer"
         )
     for stage in stages(make_network(config, classes=2), augment.crop):
         reads_own_tower = stage.kernel and stage.groups > 1 and len(stage.kernel) == 2
-        if reads_own_tower and config.mesh.fc > 1:
-            raise InputError(
-                f"mesh.fc={config.mesh.fc}: {stage.name} reads the units of its own "
-                "tower alone and cannot be shared; set mesh.fc=1, or put 'exchange' "
-                "before it in network.layers"
+        if reads_own_tower and mesh.fc > 1:
+            yield (
+                f"mesh.fc={mesh.fc}: {stage.name} reads the units of its own tower "
+                "alone and cannot be shared; set mesh.fc=1, or put 'exchange' before "
+                "it in network.layers"
             )
 
 
@@ -108,13 +99,9 @@ def total_steps(config: ml_collections.ConfigDict, images: int) -> int:
 
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     """The devices of a config."""
+    c, towers = config.mesh, config.network.towers
     return parallel.make_mesh(
-        config.mesh.data,
-        config.mesh.tower,
-        config.network.towers,
-        config.batch_size,
-        config.mesh.fc,
-        config.accumulation,
+        c.data, c.tower, towers, config.batch_size, c.fc, config.accumulation
     )
 
 
@@ -124,7 +111,8 @@ def make_network(config: ml_collections.ConfigDict, classes: int) -> AlexNet:
         key: tuple(value) if isinstance(value, list | tuple) else value
         for key, value in config.network.items()
     }
-    dtype = jax.dtypes.canonicalize_dtype(PRECISIONS[config.precision])
+    # float64 exists inside of `device.float64` and is float32 elsewhere.
+    dtype = jax.dtypes.canonicalize_dtype(config.precision)
     return AlexNet(classes=classes, dtype=dtype, **values)
 
 
@@ -139,61 +127,39 @@ def make_probabilities(
 def make_schedule(
     config: ml_collections.ConfigDict, classes: int = 1000, validation_images: int = 1
 ) -> Plateau | EpochSchedule:
-    """The learning rates of a config over time.
-
-    Args:
-        config: its optimizer.* keys.
-        classes: of the data set.
-        validation_images: on which a plateau is seen.
-    """
+    """The learning rates of a config; a plateau is judged by the two counts."""
     c = config.optimizer
-    bias_rate = c.rate * c.bias_rate_multiple
+    rates = c.rate, c.rate * c.bias_rate_multiple
     if c.schedule == "plateau":
         chance = chance_error(classes, validation_images)
-        return Plateau(
-            c.rate, bias_rate, c.plateau_factor, c.plateau_drops, c.patience, chance
-        )
-    drops = read_drops(c.drops, "optimizer.drops")
+        return Plateau(*rates, c.plateau_factor, c.plateau_drops, c.patience, chance)
     names = make_network(config, classes).weighted
     layers = read_layer_drops(c.layer_drops, names, "optimizer.layer_drops")
-    return EpochSchedule([Drop(0, c.rate, bias_rate), *drops], layers)
+    drops = read_drops(c.drops, "optimizer.drops")
+    return EpochSchedule([Drop(0, *rates), *drops], layers)
 
 
-def state_with(config: ml_collections.ConfigDict, params: Any) -> State:
-    """The state of a config before the first step, with given parameters."""
-    return state_of(params, _optimizer(config))
-
-
-def _optimizer(
+def make_optimizer(
     config: ml_collections.ConfigDict,
 ) -> optax.GradientTransformationExtraArgs:
-    c = config.optimizer
-    return momentum_with_decay(c.momentum, c.weight_decay)
+    """The update rule of a config (§5)."""
+    return momentum_with_decay(config.optimizer.momentum, config.optimizer.weight_decay)
 
 
 class Program(NamedTuple):
-    """The training of a network on a mesh, ready to be called or only compiled.
-
-    Attributes:
-        network: the network.
-        initialise: () → the first `State`, made on its shards.
-        train_step: the result of `step.make_train_step`, compiled; it donates the state
-            given to it.
-        state: shape, dtype and sharding of every array of a `State`.
-        batch: the same of a batch.
-        mean_image: the same of the mean image.
-    """
+    """The training of a network on a mesh, ready to be called or only compiled."""
 
     network: AlexNet
-    initialise: Callable[[], State]
-    train_step: jax.stages.Wrapped
+    initialise: Callable[[], State]  # the first state, made on its shards
+    train_step: jax.stages.Wrapped  # of `step.make_train_step`; it donates its state
+    # Shapes, dtypes and shardings of the arguments of `train_step`:
     state: State
     batch: dict[str, jax.ShapeDtypeStruct]
     mean_image: jax.ShapeDtypeStruct
 
     def compile(self) -> Any:
-        """Compile the training step without running it, for any mesh (`jax.stages`)."""
-        rates = jax.tree.map(lambda _: 0.0, self.state.params)
+        """Compile the training step for its mesh, without running it."""
+        rates = jax.tree.map(lambda _: jnp.float32(0), self.state.params)
         return self.train_step.lower(
             self.state, self.batch, self.mean_image, rates
         ).compile()
@@ -203,26 +169,26 @@ def make_program(
     config: ml_collections.ConfigDict, classes: int, mesh: Mesh
 ) -> Program:
     """The training of a config on a mesh of `make_mesh`."""
-    network = make_network(config, classes)
+    network, optimizer = make_network(config, classes), make_optimizer(config)
     crop, size = config.augment.crop, config.dataset.image_size
 
     def initial_state() -> State:
-        return state_with(config, initial_params(network, config.seed, crop))
+        return state_of(initial_params(network, config.seed, crop), optimizer)
 
-    shapes = jax.eval_shape(initial_state)
-    shardings = state_shardings(shapes, network, mesh)
-    everywhere = parallel.replicated(mesh)
-    examples = NamedSharding(mesh, P(parallel.example_axes(mesh)))
-    batch = batch_shapes(config.batch_size, size)
     train_step = make_train_step(
         network,
-        _optimizer(config),
+        optimizer,
         mesh,
         config.seed,
         crop,
         config.augment.mean_at,
         config.accumulation,
     )
+    shapes = jax.eval_shape(initial_state)
+    shardings = state_shardings(shapes, network, mesh)
+    everywhere = parallel.replicated(mesh)
+    examples = NamedSharding(mesh, P(parallel.example_axes(mesh)))
+    batch = batch_shapes(config.batch_size, size)
     return Program(
         network=network,
         initialise=device.jit(initial_state, out_shardings=shardings),
@@ -230,7 +196,7 @@ def make_program(
             train_step, donate_argnums=0, out_shardings=(shardings, everywhere)
         ),
         state=parallel.with_shardings(shapes, shardings),
-        batch=parallel.with_shardings(batch, jax.tree.map(lambda _: examples, batch)),
+        batch={name: x.update(sharding=examples) for name, x in batch.items()},
         mean_image=jax.ShapeDtypeStruct(
             (size, size, 3), shapes.sums.loss.dtype, sharding=everywhere
         ),

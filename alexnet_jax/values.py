@@ -63,8 +63,8 @@ def each(bound: Bound) -> Bound:
 
 
 def text(value: Any) -> str:
-    """A string or, for a number of images, a number."""
-    return "" if isinstance(value, str | int) else "must be text"
+    """A string."""
+    return "" if isinstance(value, str) else "must be text"
 
 
 def rows(value: Any) -> str:
