@@ -11,14 +11,16 @@ from small import small_network
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.optimizer import momentum_with_decay
-from alexnet_jax.step import initial_state
+from alexnet_jax.step import initial_params, state_of
 
 OPTIMIZER = momentum_with_decay(0.9, 0.0005)
 
 
 def numbered_state(step: int):
     """A state in which no two numbers are the same."""
-    state = jax.eval_shape(lambda: initial_state(small_network(), OPTIMIZER, 0, 64))
+    state = jax.eval_shape(
+        lambda: state_of(initial_params(small_network(), 0, 64), OPTIMIZER)
+    )
     leaves, tree = jax.tree.flatten(state)
     filled = []
     for leaf in leaves:
@@ -64,7 +66,7 @@ def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
     state = numbered_state(4)
     bias = state.params["fc7"]["bias"].at[5].set(np.nan)
     state.params["fc7"]["bias"] = bias
-    with pytest.raises(NonFiniteError, match=r"not finite after update 4; .*optimizer"):
+    with pytest.raises(NonFiniteError, match=r"not finite after step 4; .*optimizer"):
         checkpoints.save(state, {})
     checkpoints.close()
     assert [d.name for d in (tmp_path / "checkpoints").iterdir()] == ["3"]
@@ -83,7 +85,7 @@ def test_reading_needs_a_checkpoint(tmp_path):
     with pytest.raises(InputError, match="no such folder; give a work directory"):
         Checkpoints(tmp_path / "checkpoints")
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(InputError, match="holds no whole checkpoint"):
+    with pytest.raises(InputError, match="holds no complete checkpoint"):
         Checkpoints(tmp_path / "checkpoints").restore_params({})
 
 

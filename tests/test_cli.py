@@ -1,13 +1,13 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from apps import ROOT, refusal, run_app
-from runs import SCRATCH, contents, copy_of_finished_run, tiny_flags
-
-from alexnet_jax import cli
+from runs import SCRATCH, TINY, contents, copy_of_finished_run, logged, tiny_flags
 
 
 def test_the_command_without_anything_says_what_it_needs():
@@ -68,16 +68,16 @@ def test_apps_as_modules_define_no_flags():
         ("--config.precision=half", "allowed are float32, bfloat16"),
         (
             "--config.network.biases=1,2,3",
-            "biases=[1, 2, 3]: must be 8 numbers",
+            "biases=(1, 2, 3): must have 8 entries, one for each",
         ),
-        ("--config.augment.crop=73", "augment.crop=73: larger than the pictures"),
+        ("--config.augment.crop=73", "augment.crop=73: larger than the images"),
         ("--config.mesh.data=16", "mesh.data=16, mesh.tower=1: there are 8 device(s)"),
         ("--config.mesh.tower=3", "mesh.tower=3: a network of 2 tower(s)"),
-        ("--config.dataset.train=some", "dataset.train='some': not a number of pic"),
+        ("--config.dataset.train=some", "dataset.train='some': not a number of ima"),
         ("--config.dataset.source=folder", "dataset.train='100': no such file or fol"),
         ("--config.dataset.validation=5", "5 generated pictures, 10 or more are need"),
-        ("--config.batch_size=101", "batch_size=101: more than the 100 pictures"),
-        ("--workdir=", "--workdir=: names nothing"),
+        ("--config.batch_size=101", "batch_size=101: more than the 100 images"),
+        ("--workdir=", "--workdir=: is empty; give a path"),
         ("--workdir=pyproject.toml", "pyproject.toml': cannot be made: File exists"),
         (
             "--workdir=/proc/run",
@@ -95,7 +95,7 @@ def test_a_missing_dataset_is_named():
     line = refusal(
         "main", "--config=configs/paper.py", f"--workdir={SCRATCH}/never_made"
     )
-    assert "dataset.train='': says nothing to read; set dataset.train" in line
+    assert "dataset.train='': names nothing to read; set dataset.train" in line
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_missing_dataset_is_named():
         ("def get_config(): return 1 / 0", "ZeroDivisionError: division by zero"),
         ("def get_config(): raise ValueError('so')", "ValueError: so"),
         ("", "KeyError: 'get_config'"),
-        (None, "mine.py: no such file; give one of configs/"),
+        (None, "mine.py: no such file; give one like those of configs/"),
     ],
 )
 def test_a_config_file_that_cannot_be_used_is_named(text, line, tmp_path):
@@ -137,22 +137,11 @@ def test_a_work_directory_of_another_config_is_left_alone(tmp_path):
     assert contents(workdir) == before
     (workdir / "config.json").write_text("{rubbish")
     line = refusal("main", *tiny_flags(workdir))
-    assert f"{workdir}/config.json: not JSON" in line
+    assert f"{workdir}/config.json: not the JSON of a config" in line
 
 
-def test_flat_gives_dotted_keys_and_what_json_would():
-    config = cli.as_config('{"a": 1, "b": {"c": [1, 2], "d": {}}}', "here")
-    assert cli.flat(config) == {"a": 1, "b.c": [1, 2], "b.d": {}}
-
-
-def test_the_nearest_word_is_offered():
-    assert cli.one_of("a", ("a", "b"), "key") == "a"
-    with pytest.raises(ValueError, match=r"key='plateu': .*; did you mean 'plateau'\?"):
-        cli.one_of("plateu", ("plateau", "epochs"), "key")
-
-
-def run_elsewhere(tmp_path, *command, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run_elsewhere(tmp_path, *command, library: Path = ROOT, **options):
+    environment = {**os.environ, "PYTHONPATH": str(library)}
     return subprocess.run(
         [sys.executable, *command],
         cwd=tmp_path,
@@ -168,6 +157,31 @@ def test_a_config_is_found_wherever_one_stands(tmp_path):
     helped = ["-m", "alexnet_jax.benchmark", f"--config={ROOT}/configs/paper.py"]
     done = run_elsewhere(tmp_path, *helped, "nonsense", stdout=subprocess.DEVNULL)
     assert done.stderr.startswith("error: benchmark='nonsense': allowed are step")
+
+
+def test_a_config_beside_ones_data_needs_the_package_alone(tmp_path):
+    # As installed: the package without the rest of the repository.
+    installed, mine = tmp_path / "site-packages", tmp_path / "mine"
+    shutil.copytree(ROOT / "alexnet_jax", installed / "alexnet_jax")
+    mine.mkdir()
+    changes = "".join(
+        f"    config.{k} = {v!r}\n" for k, v in {**TINY, "steps": 2}.items()
+    )
+    (mine / "mine.py").write_text(
+        "from alexnet_jax.config import base_config\n\n"
+        f"def get_config():\n    config = base_config()\n{changes}    return config\n"
+    )
+    flags = ["--config=mine.py", "--workdir=run", "--config.seed=3"]
+    command = ["-m", "alexnet_jax.main", *flags]
+    options = {"library": installed, "stdout": subprocess.PIPE}
+    done = run_elsewhere(mine, *command, **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("done: run\n")
+    assert json.loads((mine / "run" / "config.json").read_text())["seed"] == 3
+    assert [line["step"] for line in logged(mine / "run")] == [2]
+    asked = "import alexnet_jax; print(alexnet_jax.__file__)"
+    answer = run_elsewhere(mine, "-c", asked, **options).stdout.strip()
+    assert Path(answer).is_relative_to(installed), "which package was run"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 from apps import ROOT
 from jax.experimental.compilation_cache import compilation_cache
-from runs import CACHE, tiny_flags
+from runs import CACHE, tiny_config, tiny_flags
 
 from alexnet_jax import device
+from alexnet_jax.experiment import make_mesh
 
 DIRECTORY = "jax_compilation_cache_dir"
 
@@ -33,13 +34,13 @@ def compile_something(number: float) -> None:
 @pytest.mark.usefixtures("no_directory")
 def test_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    device.keep()
+    device.cache_programs()
     compile_something(20.12)
     kept = list(tmp_path.glob("alexnet_jax/jit__lambda*"))
     assert len(kept) == 1
 
     compilation_cache.reset_cache()  # a new start
-    device.always()
+    device.compile_always()
     compile_something(20.13)
     assert list(tmp_path.glob("alexnet_jax/jit__lambda*")) == kept
 
@@ -48,7 +49,7 @@ def test_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypatch):
 def test_without_xdg_they_are_kept_below_the_home(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    device.keep()
+    device.cache_programs()
     assert jax.config.jax_compilation_cache_dir == f"{tmp_path}/.cache/alexnet_jax"
 
 
@@ -58,14 +59,14 @@ def test_where_nothing_can_be_kept_nothing_is(caches, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", caches.format(tmp_path))
-    device.keep()
+    device.cache_programs()
     assert jax.config.jax_compilation_cache_dir is None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_jaxs_own_setting_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    device.keep()
+    device.cache_programs()
     assert jax.config.jax_compilation_cache_dir == CACHE[DIRECTORY]
     assert not list(tmp_path.iterdir())
 
@@ -79,3 +80,18 @@ def test_a_training_keeps_its_update_for_the_next_start(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert len(list(Path(tmp_path).glob("alexnet_jax/jit_train_step-*"))) == 1
+
+
+@pytest.mark.parametrize(("shape", "devices"), [((1, 1), 1), ((2, 2), 4), ((4, 2), 8)])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_devices_made_of_one_processor_count_once(backend, shape, devices, monkeypatch):
+    mesh = make_mesh(tiny_config({"mesh.data": shape[0], "mesh.tower": shape[1]}))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(device, "make_product", lambda: lambda x, y: x)
+    readings = iter([0, 0.75, 1, 1.5, 2, 2.625, 3, 4])  # the fastest: half a second
+    monkeypatch.setattr(device, "perf_counter", lambda: next(readings))
+    found = device.product_flops(mesh, jnp.float32)
+    if backend == "gpu":
+        assert found == 2 * 8192**3 / 0.5 * devices
+    else:
+        assert found == 2 * 1536**3 / 0.5

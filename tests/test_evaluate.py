@@ -7,7 +7,7 @@ from apps import refusal, run_app
 from pictures import encoded
 from runs import copy_of_finished_run, finished_run, logged, tiny_config
 
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.evaluate import evaluate
 
 
@@ -58,7 +58,7 @@ def test_an_ensemble_knows_the_same_classes(tmp_path):
         evaluate([finished_run(), other], tiny_config())
 
 
-def test_unreadable_pictures_are_an_error_or_counted(tmp_path, capsys):
+def test_unreadable_images_are_an_error_or_counted(tmp_path, capsys):
     for name in (finished_run() / "classes.txt").read_text().split():
         (tmp_path / name).mkdir()
         picture = encoded(np.full((80, 90, 3), len(name), np.uint8))
@@ -67,7 +67,7 @@ def test_unreadable_pictures_are_an_error_or_counted(tmp_path, capsys):
     (tmp_path / "disc" / "3.jpg").symlink_to(tmp_path / "gone.jpg")
     changes = {"dataset.source": "folder", "dataset.validation": str(tmp_path)}
     config = tiny_config(changes)
-    with pytest.raises(PictureError, match=r"disc/2\.jpg: cannot be decoded"):
+    with pytest.raises(ImageError, match=r"disc/2\.jpg: cannot be decoded"):
         evaluate([finished_run()], config)
     rates = evaluate([finished_run()], config, allow_unreadable=True)
     assert rates["images"] == 10
@@ -92,4 +92,9 @@ def test_bad_flags_are_refused(tmp_path):
     assert "config.json: no such file" in nothing
     few = refusal("evaluate", "--checkpoint=x", "--views=3")
     assert few == "error: --views=3: value should be one of <1|10>"
-    assert "--split=test" in refusal("evaluate", "--checkpoint=x", "--split=test")
+    other = refusal("evaluate", "--checkpoint=x", "--split=tests")
+    assert other == (
+        "error: --split=tests: value should be one of <validation|train|test>"
+    )
+    untouched = "--checkpoint=x", "--split=test"  # allowed: the next mistake is named
+    assert "x/config.json: no such file" in refusal("evaluate", *untouched)

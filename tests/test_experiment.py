@@ -18,7 +18,7 @@ def test_the_configs_are_accepted(file):
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("precision", "float16", "allowed are float32, bfloat16; did you mean"),
+        ("precision", "float16", "allowed are float32, bfloat16, float64; did you"),
         ("optimizer.schedule", "epoch", "did you mean 'epochs'?"),
         ("dataset.source", "folders", "did you mean 'folder'?"),
         ("augment.mean_at", "center", "did you mean 'centre'?"),
@@ -32,16 +32,20 @@ def test_the_configs_are_accepted(file):
         ("optimizer.momentum", 1.0, "0 or more and below 1"),
         ("optimizer.plateau_factor", 0.0, "1 or more"),
         ("network.dropout", 1.0, "below 1"),
-        ("network.conv1_stride", 0, "1 or more"),
+        ("network.strides", (0, 1, 1, 1, 1), "1 or more"),
+        ("network.sizes", (11, 5, 3, 3, 0), "1 or more"),
+        ("network.paddings", (-1, 2, 1, 1, 1), "0 or more"),
+        ("network.pool_size", 0, "1 or more"),
+        ("network.layers", ("conv1", 5), "must be text"),
         ("network.response_depth", 4, "must be odd"),
-        ("network.kernels", (8,) * 4, "must be 5 numbers"),
+        ("network.kernels", (8,) * 4, "must have 5 entries, one for each"),
         ("network.kernels", (8, 8, 8, 8, "x"), "must be a whole number"),
         ("network.kernels", (8, 9, 8, 8, 8), "9 does not divide over network.towers=2"),
         ("network.stddevs", (-1.0,) * 8, "must be a number, 0 or more"),
-        ("augment.crop", 73, "larger than the pictures, dataset.image_size=72"),
-        ("augment.crop", 30, "nothing would be left of it after conv5"),
+        ("augment.crop", 73, "larger than the images, dataset.image_size=72"),
+        ("augment.crop", 30, "conv5 pool has windows of 3 pixels and gets maps of 1×1"),
         ("augment.offsets", 10, "has 9 positions in 72"),
-        ("augment.colour_noise_divisor", 0.0, "0.001 or more"),
+        ("augment.colour_noise", float("nan"), "0 or more"),
         ("augment.colour_noise_until_epoch", float("nan"), "0 or more"),
         ("steps", -1, "0 or more"),
         ("mesh.data", -2, "-1 or more"),
@@ -54,11 +58,15 @@ def test_the_configs_are_accepted(file):
         ("optimizer.drops", ((1.0, float("nan"), 0.1),), "must be 0 or more"),
         ("augment.crop_chunk", 10**30, "below 2147483648"),
         ("network.kernels", (1e300, 8, 8, 8, 8), "must be a whole number"),
-        ("network.units", (16.0, 16), "network.units=16.0: must be a whole number"),
+        (
+            "network.units",
+            (16.0, 16),
+            "network.units=[16.0, 16]: must be a whole number",
+        ),
         ("network.response_k", 0.0, "1e-06 or more"),
     ],
 )
-def test_a_bad_value_is_told_with_its_key_and_what_is_allowed(key, value, allowed):
+def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(key, value, allowed):
     config = tiny_config()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(InputError) as refused:
@@ -81,16 +89,34 @@ def test_keys_are_neither_missing_nor_unknown():
 def test_nothing_to_do_and_unknown_layers_are_refused():
     with pytest.raises(InputError, match=r"epochs=0.0, steps=0: nothing to do"):
         experiment.check(tiny_config({"epochs": 0.0, "steps": 0}))
-    config = tiny_config()
-    config.optimizer.layer_drops.conv9 = ((1.0, 0.0, 0.0),)
+    unknown = (("conv9", 1.0, 0.0, 0.0),)
     with pytest.raises(InputError, match="layer_drops='conv9': allowed are conv1"):
-        experiment.check(config)
-    config = tiny_config()
-    config.optimizer.layer_drops.conv1 = 5
-    with pytest.raises(InputError, match=r"layer_drops.conv1=5: must be rows of"):
-        experiment.check(config)
+        experiment.check(tiny_config({"optimizer.layer_drops": unknown}))
+    for rows in ((5,), (("conv1", 1.0, 0.0),)):
+        with pytest.raises(InputError, match=r"layer_drops=.*: must be rows of"):
+            experiment.check(tiny_config({"optimizer.layer_drops": rows}))
+    wrong_order = (("conv1", 5.0, 0.1, 0.1), ("conv1", 2.0, 0.1, 0.1))
+    with pytest.raises(InputError, match=r"layer_drops=.*: comes after epoch 5"):
+        experiment.check(tiny_config({"optimizer.layer_drops": wrong_order}))
 
 
-def test_updates_come_from_steps_or_else_epochs():
-    assert experiment.updates(tiny_config(), 100) == 24
-    assert experiment.updates(tiny_config({"steps": 0, "epochs": 2.5}), 100) == 16
+def test_the_plateau_rule_needs_validations():
+    plateau = {"optimizer.schedule": "plateau", "validate_every_epochs": 0.0}
+    with pytest.raises(InputError, match=r"validate_every_epochs=0.0: the plateau"):
+        experiment.check(tiny_config(plateau))
+    experiment.check(tiny_config({**plateau, "validate_every_epochs": 0.5}))
+    experiment.check(tiny_config({**plateau, "optimizer.schedule": "epochs"}))
+
+
+def test_the_plateaus_chance_is_that_of_classes_and_validation_images():
+    config = tiny_config({"optimizer.schedule": "plateau"})
+    schedule = experiment.make_schedule(config, classes=10, validation_images=900)
+    assert schedule.chance == pytest.approx(0.9 - 3 * 0.01)
+    # Of a thousand classes, on ImageNet's 50,000 images.
+    schedule = experiment.make_schedule(config, 1000, 50_000)
+    assert schedule.chance == pytest.approx(0.999 - 3 * 1.413506e-4, abs=1e-9)
+
+
+def test_steps_are_given_or_follow_from_epochs():
+    assert experiment.total_steps(tiny_config(), 100) == 24
+    assert experiment.total_steps(tiny_config({"steps": 0, "epochs": 2.5}), 100) == 16

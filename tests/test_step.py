@@ -9,9 +9,14 @@ import pytest
 from compare import relative_difference
 from small import SIDE, mean_image, quick_jit, small_batch, small_network
 
-from alexnet_jax.optimizer import momentum_with_decay, velocities
+from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.parallel import make_mesh
-from alexnet_jax.step import initial_state, make_train_step, training_pixels
+from alexnet_jax.step import (
+    initial_params,
+    make_train_step,
+    state_of,
+    training_pixels,
+)
 
 NETWORK = small_network()
 ROUNDED = small_network(dtype=jnp.bfloat16)
@@ -22,7 +27,7 @@ SEED = 2
 
 @functools.cache
 def start(network=NETWORK, seed: int = 3):
-    return quick_jit(lambda: initial_state(network, BARE, seed, SIDE))()
+    return quick_jit(lambda: state_of(initial_params(network, seed, SIDE), BARE))()
 
 
 @functools.cache
@@ -35,7 +40,7 @@ def update(state, batch, network=NETWORK):
     """The loss, the gradient and the new state of an update."""
     rates = jax.tree.map(lambda _: 1.0, state.params)
     new, loss = train_step(network)(state, batch, mean_image(), rates)
-    gradient = jax.tree.map(np.negative, jax.device_get(velocities(new.velocity)))
+    gradient = jax.tree.map(np.negative, jax.device_get(new.opt_state.trace))
     return float(loss), gradient, new
 
 
@@ -159,9 +164,8 @@ def test_bfloat16_only_rounds():
     batch = small_batch(4, seed=12)
     exact_loss, exact, _ = update(start(), batch)
     loss, gradient, new = update(start(), batch, ROUNDED)
-    assert {x.dtype for x in jax.tree.leaves((new.params, new.velocity, new.sums))} == {
-        np.dtype("float32")
-    }
+    kept = jax.tree.leaves((new.params, new.opt_state, new.sums))
+    assert {x.dtype for x in kept} == {np.dtype("float32")}
     assert 0 < relative_difference(loss, exact_loss) < 0.01
     for layer in exact:
         # Rounding decides which of two close maxima a pooling passes a gradient to.
@@ -205,12 +209,12 @@ def test_every_update_drops_other_units_and_always_the_same():
 
 
 def test_a_run_starts_from_its_seed():
-    again = quick_jit(lambda: initial_state(NETWORK, BARE, 3, SIDE))()
+    again = quick_jit(lambda: state_of(initial_params(NETWORK, 3, SIDE), BARE))()
     jax.tree.map(np.testing.assert_array_equal, start(), again)
     kernel, other = (start(seed=s).params["fc6"]["kernel"] for s in (3, 4))
     assert (kernel != other).all()
     assert kernel.shape == (8, 32)
-    assert not any(np.array(v).any() for v in jax.tree.leaves(start().velocity))
+    assert not any(np.array(v).any() for v in jax.tree.leaves(start().opt_state))
 
 
 def test_all_forms_of_a_network_start_alike():

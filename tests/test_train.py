@@ -21,11 +21,12 @@ from runs import (
     weights,
 )
 
-from alexnet_jax import metrics
+from alexnet_jax import experiment, metrics
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.files import locked
 from alexnet_jax.errors import InputError, NonFiniteError
-from alexnet_jax.stop import stop_signal
+from alexnet_jax.optimizer import chance_error
+from alexnet_jax.processes import stop_signal
 from alexnet_jax.train import train
 
 
@@ -60,7 +61,7 @@ def test_a_run_killed_at_any_moment_ends_like_one_never_interrupted(tmp_path):
         # Inside of a checkpoint's writing, or anywhere.
         writing, delay = kill % 2 == 0, rng.random() * 0.05
         line = min(last_line(workdir) + rng.randint(1, 4), 15)
-        training = start_training(workdir, **{"dataset.workers": int(kill == 3)})
+        training = start_training(workdir, **{"dataset.threads": 1 + int(kill == 3)})
         while last_line(workdir) < line or (
             writing and not list(workdir.glob("checkpoints/*tmp*"))
         ):
@@ -82,10 +83,10 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, monkeypatch, capsys)
         interrupt_after_line(patch, 10)
         assert train(tiny_config({"steps": 22}), tmp_path) == signal.SIGTERM
     assert logged(tmp_path) == logged(finished_run())[:3]
-    # Line 10 is written once update 11 is on its way, and that update is kept.
-    assert "stopped after update 11" in capsys.readouterr().out
+    # Line 10 is written once step 11 is dispatched, and that step is kept.
+    assert "stopped after step 11" in capsys.readouterr().out
     assert train(tiny_config(), tmp_path) is None  # to more steps than at first
-    assert "going on after update 11\n" in capsys.readouterr().out
+    assert "continuing after step 11\n" in capsys.readouterr().out
     assert logged(tmp_path) == logged(finished_run())
     assert_same_weights(tmp_path, finished_run())
 
@@ -140,17 +141,20 @@ def test_two_runs_at_once_are_refused_and_one_after_the_other_is_not(tmp_path):
     assert train(tiny_config(), workdir) is None
 
 
+# A rate so low that the error never improves.
+PLATEAU = {
+    "steps": 0,
+    "dataset.train": "32",
+    "optimizer.schedule": "plateau",
+    "optimizer.rate": 1e-9,
+    "optimizer.patience": 1,
+}
+
+
 def test_the_plateau_is_remembered(tmp_path, monkeypatch):
-    """A rate so low that the error never improves: five validations, three drops."""
-    config = tiny_config(
-        {
-            "steps": 0,
-            "dataset.train": "32",
-            "optimizer.schedule": "plateau",
-            "optimizer.rate": 1e-9,
-            "optimizer.patience": 1,
-        }
-    )
+    """Five validations and three drops, where any error counts as below chance."""
+    config = tiny_config(PLATEAU)
+    monkeypatch.setattr(experiment, "chance_error", lambda classes, images: 1.0)
     train(config, tmp_path / "whole")
     whole = logged(tmp_path / "whole")
     validated = [line for line in whole if "validation/top1_error" in line]
@@ -168,10 +172,19 @@ def test_the_plateau_is_remembered(tmp_path, monkeypatch):
     assert logged(tmp_path / "cut") == whole
 
 
+def test_a_plateau_at_chance_does_not_end_a_training_that_has_not_begun(tmp_path):
+    assert train(tiny_config({**PLATEAU, "steps": 16}), tmp_path) is None
+    lines = [line for line in logged(tmp_path) if "validation/top1_error" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 14, 16]
+    chance = chance_error(classes=10, images=40)
+    assert min(line["validation/top1_error"] for line in lines) > chance
+    assert {line["train/learning_rate"] for line in lines} == {1e-9}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     changes = {"checkpoint_every_steps": 1, "log_every_steps": 1}
     config = tiny_config({"optimizer.rate": 1e12, **changes})
-    with pytest.raises(NonFiniteError, match=r"at update \d+; .* optimizer.rate"):
+    with pytest.raises(NonFiniteError, match=r"at step \d+; .* optimizer.rate"):
         train(config, tmp_path)
     lines = logged(tmp_path)
     assert lines
@@ -238,7 +251,7 @@ def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
         lines = (workdir / name).read_text().splitlines()
         named = [line.split("\t")[1].split(":")[0] for line in lines]
         assert {Path(name).name for name in named} == rubbish
-    assert "3 pictures cannot be decoded and are left out" in capsys.readouterr().out
+    assert "3 images cannot be decoded and are left out" in capsys.readouterr().out
     assert math.isfinite(logged(workdir)[-1]["validation/loss"])
 
     # The list of those tells of these pictures only.
@@ -256,7 +269,7 @@ def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
 
     # What changes the stream of pictures is told of; the run could not go on exactly.
     (folder / "b" / "one_more.png").write_bytes(encoded(np.zeros((9, 9, 3), "u1")))
-    with pytest.raises(InputError, match=r"has 31 pictures .* and had 30 "):
+    with pytest.raises(InputError, match=r"has 31 images .* and had 30 "):
         train(config, workdir)
     write_class_folders(folder, {"k": 1})
     before = contents(workdir)
@@ -266,6 +279,6 @@ def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
 
 
 def test_a_batch_must_be_there_before_anything_is_made(tmp_path):
-    with pytest.raises(InputError, match=r"batch_size=112: .* 100 pictures"):
+    with pytest.raises(InputError, match=r"batch_size=112: .* 100 images"):
         train(tiny_config({"batch_size": 112}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
