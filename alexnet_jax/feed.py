@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import parallel
-from alexnet_jax.data.background import Elements
+from alexnet_jax.data.loader import Batches
 
 
 class Feed:
@@ -19,7 +19,7 @@ class Feed:
         waited: seconds in which the devices were idle for lack of data.
     """
 
-    def __init__(self, batches: Elements, mesh: Mesh):
+    def __init__(self, batches: Batches, mesh: Mesh):
         """Start with the first of `data.loader.training_batches`, which are endless."""
         self.waited = 0.0
         self._batches, self._mesh = batches, mesh

@@ -16,8 +16,7 @@ from alexnet_jax.data.images import Source, View
 from alexnet_jax.data.loader import Batches, evaluation_batches, training_batches
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import match_classes, open_source
-from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.data.survey import survey
+from alexnet_jax.data.statistics import Statistics, survey
 from alexnet_jax.errors import ImageError, InputError
 
 
@@ -30,22 +29,24 @@ def open_images(
 
     Args:
         config: its dataset.* keys.
-        role: 'train', 'validation', or 'test': the test split where
-            dataset.validation is.
-        classes: of the training, in label order; None where this is the training.
+        role: 'train', 'validation', or 'test': the test split of the data set that
+            dataset.validation names.
+        classes: of the training images, in label order; None to open these.
     """
     c = config.dataset
-    key = "dataset.train" if role == "train" else "dataset.validation"
+    key = "train" if role == "train" else "validation"
     source = open_source(
         c.source,
-        c.train if role == "train" else c.validation,
+        c[key],
         role,
-        key=key,
+        key=f"dataset.{key}",
         image_size=c.image_size,
         seed=config.seed,
         tfds_name=c.tfds_name,
     )
-    return source if classes is None else match_classes(source, tuple(classes), key)
+    if classes is None:
+        return source
+    return match_classes(source, tuple(classes), f"dataset.{key}")
 
 
 def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
@@ -58,14 +59,14 @@ def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None
 
 
 def make_square(config: ml_collections.ConfigDict) -> Square:
-    """§2's squares as a config has them."""
+    """The squares of §2 in the size that a config names."""
     return Square(config.dataset.image_size, config.dataset.exif_rotation)
 
 
 def make_augmentation(
     config: ml_collections.ConfigDict, statistics: Statistics, images: int
 ) -> Augmentation:
-    """§4.1 as a config has it, for so many training images."""
+    """The augmentation of §4.1 for so many training images."""
     c = config.augment
     return Augmentation(
         seed=config.seed,
@@ -88,15 +89,7 @@ def training_input(
     part: tuple[int, int],
     start_step: int = 0,
 ) -> Batches:
-    """`training_batches` of a config.
-
-    Args:
-        config: its dataset.*, augment.*, batch_size and seed.
-        source: the training images.
-        statistics: of these images.
-        part: of each batch, (index, number of parts): `parallel.process_part`.
-        start_step: the first batch.
-    """
+    """The `training_batches` of a process with this `parallel.process_part`."""
     return training_batches(
         source,
         make_square(config),
@@ -116,14 +109,7 @@ def evaluation_input(
     part: tuple[int, int],
     allow_unreadable: bool,
 ) -> Batches:
-    """`evaluation_batches` of a config.
-
-    Args:
-        config: its dataset.*, batch_size and accumulation.
-        source: the images.
-        part: of each batch, (index, number of parts): `parallel.process_part`.
-        allow_unreadable: give images that cannot be decoded weight 0, not an error.
-    """
+    """The `evaluation_batches` of a process with this `parallel.process_part`."""
     return evaluation_batches(
         source,
         make_square(config),
@@ -145,52 +131,41 @@ def surveyed(
     """The readable training images and their statistics, computed only once.
 
     The statistics of a prepared folder are taken where there is one. Images that cannot
-    be decoded are named in W/unreadable.txt and left out.
+    be decoded are listed in W/unreadable.txt and left out.
     """
-    size = config.dataset.image_size
+    c = config.dataset
     kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
     if not kept.exists() and processes.first():
-        statistics = _prepared_statistics(config)
         unreadable: list[tuple[int, str]] = []
-        if statistics is None:
-            statistics, unreadable = survey(
-                source,
-                make_square(config),
-                workers=0,
-                progress=True,
-            )
+        done = prepared.statistics_of(c.train) if c.source == "records" else None
+        if done:
+            statistics = Statistics.load(done)
+        else:
+            statistics, unreadable = survey(source, make_square(config), progress=True)
         write_lines(listed, (f"{i}\t{why}" for i, why in unreadable))
         statistics.save(kept)
     processes.meet("statistics.npz")
     statistics = Statistics.load(kept)
-    if statistics.mean_image.shape != (size, size, 3):
+    if len(statistics.mean_image) != c.image_size:
         raise InputError(
-            f"{kept}: of images of {statistics.mean_image.shape[0]} pixels, not "
-            f"dataset.image_size={size}; delete it to compute the statistics again"
+            f"{kept}: of images of {len(statistics.mean_image)} pixels, not "
+            f"dataset.image_size={c.image_size}; delete it to compute the statistics "
+            "again"
         )
-    lines = read_lines(listed) if listed.exists() else []
-    if not lines:
-        return source, statistics
-    say(f"{len(lines)} images cannot be decoded and are left out: {listed}")
     left_out = []
-    for line in lines:
+    for line in read_lines(listed) if listed.exists() else []:
         i, _, why = line.partition("\t")
         if why_unreadable(source, int(i)).replace("\n", " ") != why:
             raise InputError(
                 f"{listed}: was written for other images than those of dataset.train="
-                f"{config.dataset.train!r} ({why}); delete it and {kept.name} to "
-                "compute the statistics again"
+                f"{c.train!r} ({why}); delete it and {kept.name} to compute the "
+                "statistics again"
             )
         left_out.append(int(i))
+    if not left_out:
+        return source, statistics
+    say(f"{len(left_out)} images cannot be decoded and are left out: {listed}")
     return View(source, np.delete(np.arange(len(source)), left_out)), statistics
-
-
-def _prepared_statistics(config: ml_collections.ConfigDict) -> Statistics | None:
-    """The statistics that `prepare` computed; all its images can be decoded."""
-    if config.dataset.source != "records":
-        return None
-    path = prepared.statistics_of(config.dataset.train)
-    return Statistics.load(path) if path else None
 
 
 def why_unreadable(source: Source, i: int) -> str:

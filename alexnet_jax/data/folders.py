@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_jax.data.images import Record
 from alexnet_jax.data.tars import Member, TarImages, walk
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import ImageError, InputError
 
 SUFFIXES = frozenset((
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg",
@@ -40,7 +40,7 @@ class Files:
         try:
             return Record(str(file), file.read_bytes(), self._labels[i])
         except OSError as error:
-            raise PictureError(f"{file}: cannot be read: {error.strerror}") from None
+            raise ImageError(f"{file}: cannot be read: {error.strerror}") from None
 
     def only(self, rows: np.ndarray) -> "Files":
         """These records, without the memory of the others."""

@@ -12,7 +12,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from alexnet_jax.data.images import StoredImage, StoredPixels
-from alexnet_jax.errors import PictureError
+from alexnet_jax.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Square:
             size×size×3 uint8; `out` if it is given.
 
         Raises:
-            PictureError: the image cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         name, image, _ = record
         if isinstance(image, bytes):
@@ -92,7 +92,7 @@ def decode(
         height×width×3 uint8.
 
     Raises:
-        PictureError: not an image, or not a whole one.
+        ImageError: not an image, or not a whole one.
     """
     ordinary = _ordinary_jpeg(data, out, exif_rotation)
     if ordinary is not None:
@@ -108,7 +108,7 @@ def decode(
         reason = "not a known picture format" if data else "the file is empty"
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise PictureError(f"{name}: cannot be decoded: {reason}") from None
+        raise ImageError(f"{name}: cannot be decoded: {reason}") from None
 
 
 def _ordinary_jpeg(

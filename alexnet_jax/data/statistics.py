@@ -1,28 +1,29 @@
-"""What is subtracted and what is added: the mean image and the colour covariance."""
+"""Mean image and colour covariance of the training images (§2, §4.1)."""
 
 import os
 import zipfile
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import grain
 import numpy as np
+from tqdm import tqdm
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.data.files import replaced
+from alexnet_jax.data.images import Source
+from alexnet_jax.data.preprocess import Square
+from alexnet_jax.errors import ImageError, InputError
 
-# What NumPy raises of a file that is something else.
-_NO_STATISTICS = (
-    OSError,
-    EOFError,
-    zipfile.BadZipFile,
-    ValueError,
-    TypeError,
-    KeyError,
-)
+CHUNK = 32  # images that a thread adds up at a time
+# What NumPy raises when a file holds something else.
+_NOT_STATISTICS = OSError, EOFError, zipfile.BadZipFile, ValueError, TypeError, KeyError
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of all training pictures, before any crop.
+    """Statistics of all training images, before any crop.
 
     Attributes:
         mean_image: S×S×3 float32, in grey levels (§2).
@@ -37,18 +38,12 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Write an .npz file, whole or not at all."""
-        temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "wb") as file:
-            np.savez(file, **{f.name: getattr(self, f.name) for f in fields(self)})
-        os.replace(temporary, path)
+        with replaced(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez(file, **vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Statistics":
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: there is no such file, or it holds something else.
-        """
+        """Read the file that `save` wrote."""
         try:
             with open(path, "rb") as file, np.load(file) as arrays:
                 read = {f.name: arrays[f.name] for f in fields(cls)}
@@ -61,7 +56,7 @@ class Statistics:
             return cls(**read)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; training writes it") from None
-        except _NO_STATISTICS as error:
+        except _NOT_STATISTICS as error:
             raise InputError(
                 f"{path}: not a file of statistics ({error}); delete it and train again"
             ) from None
@@ -69,10 +64,10 @@ class Statistics:
 
 @dataclass(eq=False)
 class Sums:
-    """Sums over pictures, in whole numbers: their order does not matter.
+    """Sums over images; being whole numbers, they do not depend on the order.
 
     Attributes:
-        count: of the pictures.
+        count: number of images.
         image: S×S×3 int64, sum of the pixels.
         products: 3×3 int64, sum over all pixels of the products of two colours.
     """
@@ -83,15 +78,15 @@ class Sums:
 
     @classmethod
     def none(cls, size: int) -> "Sums":
-        """Of no pictures, of `size` pixels a side."""
+        """The sums over no image, of `size` pixels a side."""
         return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
 
-    def add(self, picture: np.ndarray) -> None:
-        """Count a picture, S×S×3 uint8."""
+    def add(self, image: np.ndarray) -> None:
+        """Add an image, S×S×3 uint8."""
         self.count += 1
-        self.image += picture
+        self.image += image
         # Colour by colour; 32 bits are enough for a row of 66,000 pixels.
-        colours = picture.transpose(2, 0, 1).astype(np.uint32, order="C")
+        colours = image.transpose(2, 0, 1).astype(np.uint32, order="C")
         for i in range(3):
             for j in range(3):
                 rows = np.einsum("yx,yx->y", colours[i], colours[j])
@@ -104,7 +99,7 @@ class Sums:
         return self
 
     def statistics(self) -> Statistics:
-        """Mean image and colour covariance of all that was added, one or more."""
+        """Mean image and colour covariance; at least one image must have been added."""
         pixels = self.count * self.image.shape[0] * self.image.shape[1]
         stddev, axes = _principal(self.image.sum((0, 1)), self.products, pixels)
         mean = (self.image / self.count).astype(np.float32)
@@ -123,3 +118,56 @@ def _principal(
     axes = axes * np.sign(axes[largest, range(3)])
     stddev = np.sqrt(np.maximum(variances, 0))  # rounding may leave −1e−13
     return stddev.astype(np.float32), axes.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _AddUp(grain.transforms.Map):
+    """Number of a chunk → sums over its images, and the unreadable ones."""
+
+    source: Source
+    square: Square
+
+    def map(self, chunk: int) -> dict[str, Any]:
+        sums = Sums.none(self.square.size)
+        unreadable = []
+        rows = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.source)))
+        for i in rows:
+            try:
+                sums.add(self.square.pixels(self.source[i]))
+            except ImageError as error:
+                unreadable.append((i, str(error)))
+        return {"seen": len(rows), "sums": sums, "unreadable": unreadable}
+
+
+def survey(
+    source: Source, square: Square, *, progress: bool
+) -> tuple[Statistics, list[tuple[int, str]]]:
+    """Read every training image once, on all cores.
+
+    Args:
+        source: the training images.
+        square: from image files to the pixels that are added up.
+        progress: whether to show a bar on stderr.
+
+    Returns:
+        The statistics, and (index, message) of every image that cannot be decoded;
+        these are left out. The threads change no bit.
+    """
+    sums = Sums.none(square.size)
+    unreadable: list[tuple[int, str]] = []
+    chunks = grain.MapDataset.range(-(-len(source) // CHUNK))
+    threads = os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    added = iter(chunks.map(_AddUp(source, square)).to_iter_dataset(options))
+    bar = tqdm(
+        total=len(source), unit=" images", desc="statistics", disable=not progress
+    )
+    with bar, closing(added):
+        for chunk in added:
+            sums += chunk["sums"]
+            unreadable += chunk["unreadable"]
+            bar.update(chunk["seen"])
+    if not sums.count:
+        reason = f"; {unreadable[0][1]}" if unreadable else ""
+        raise InputError(f"none of {len(source)} images can be decoded{reason}")
+    return sums.statistics(), unreadable

@@ -1,12 +1,14 @@
 """Worker processes for independent jobs, which stop within one image when asked to."""
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from alexnet_jax.data.parent import begin_worker
 from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
@@ -46,6 +48,13 @@ def stop_if_asked() -> None:
 
 
 def _begin(stop: Any) -> None:
+    """In a worker: leave Ctrl-C to the parent, and end with it, however it ends."""
     global _stop
-    begin_worker()
     _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
+    os._exit(1)

@@ -1,3 +1,5 @@
+import threading
+import time
 from contextlib import closing
 from itertools import islice
 
@@ -8,7 +10,7 @@ from pictures import Numbered, augmentation
 
 from alexnet_jax.data.loader import evaluation_batches, training_batches
 from alexnet_jax.data.preprocess import Square
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.step import batch_shapes
 
 COUNT = 100
@@ -80,11 +82,6 @@ def test_threads_change_nothing(threads):
     assert_same(train(20, threads=threads), train(20))
 
 
-def test_workers_change_nothing():
-    assert_same(train(30, workers=2, threads=1), train(30))
-    assert_same(train(5, workers=2, start_step=25), train(30)[25:])
-
-
 def test_a_later_start_goes_on_where_it_was():
     assert_same(train(20, start_step=17), train(37)[17:])
 
@@ -119,10 +116,16 @@ def test_another_seed_another_order():
     assert (numbers(train(5)) != numbers(train(5, seed=6))).any()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_stops_training(workers):
-    with pytest.raises(PictureError) as caught:
-        train(20, source=Numbered(COUNT, 3), workers=workers)
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_an_unreadable_image_stops_training_in_its_turn(threads):
+    source, options = Numbered(COUNT, 3), {"batch_size": 8, "threads": threads}
+    whole = train(20)
+    before = next(i for i, batch in enumerate(whole) if 3 in numbers([batch]))
+    batches = training_batches(source, Square(40), augmentation(), seed=5, **options)
+    with closing(batches):
+        assert_same([next(batches) for _ in range(before)], whole[:before])
+        with pytest.raises(ImageError) as caught:
+            next(batches)
     assert str(caught.value) == "n/3: cannot be decoded: not a known picture format"
 
 
@@ -152,9 +155,30 @@ def test_evaluation_sees_each_picture_once_in_order(count):
     assert (unreadable == -1).all()
 
 
-def test_evaluation_by_processes_and_workers():
+@pytest.mark.parametrize("threads", [0, 3])
+def test_evaluation_ends_and_closing_ends_the_threads(threads):
+    before = threading.active_count()
+    batches = evaluation_batches(
+        Numbered(50), Square(40), batch_size=8, threads=threads
+    )
+    assert len(list(batches)) == 7
+    with pytest.raises(StopIteration):
+        next(batches)
+    batches.close()
+    batches = training_batches(
+        Numbered(50), Square(40), augmentation(), batch_size=8, seed=5, threads=threads
+    )
+    next(batches)
+    batches.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+def test_evaluation_by_processes_and_threads():
     whole = evaluate(Numbered(19))
-    assert_same(evaluate(Numbered(19), workers=2), whole)
+    assert_same(evaluate(Numbered(19), threads=4), whole)
     parts = [evaluate(Numbered(19), process_index=p, process_count=4) for p in range(4)]
     assert {len(part) for part in parts} == {3}
     joined = [
@@ -164,10 +188,10 @@ def test_evaluation_by_processes_and_workers():
     assert_same(joined, whole)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_picture_stops_evaluation(workers):
-    with pytest.raises(PictureError) as caught:
-        evaluate(Numbered(19, 12), workers=workers)
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_unreadable_image_stops_evaluation(threads):
+    with pytest.raises(ImageError) as caught:
+        evaluate(Numbered(19, 12), threads=threads)
     assert str(caught.value) == "n/12: cannot be decoded: not a known picture format"
 
 

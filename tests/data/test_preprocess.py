@@ -8,7 +8,7 @@ from pictures import drawn, encoded
 from PIL import Image, ImageOps
 
 from alexnet_jax.data.preprocess import Square, decode
-from alexnet_jax.errors import PictureError
+from alexnet_jax.errors import ImageError
 
 # One odd kind each; every one shows the left half red, the right half blue-green.
 HALVES = np.zeros((32, 64, 3), np.uint8)
@@ -188,7 +188,7 @@ def test_a_picture_of_the_right_size_is_untouched():
     ],
 )
 def test_damaged_pictures_get_one_line(data, why):
-    with pytest.raises(PictureError, match=why) as caught:
+    with pytest.raises(ImageError, match=why) as caught:
         decode(data, "train/n01/x.JPEG")
     message = str(caught.value)
     assert message.startswith("train/n01/x.JPEG: cannot be decoded: ")
@@ -198,7 +198,7 @@ def test_damaged_pictures_get_one_line(data, why):
 
 def test_decompression_bomb(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(PictureError, match=r"x: cannot be decoded: .*2048 pixels"):
+    with pytest.raises(ImageError, match=r"x: cannot be decoded: .*2048 pixels"):
         decode(encoded(HALVES), "x")
 
 
@@ -251,5 +251,5 @@ def test_edge_case_shapes(shared_data, name):
 @pytest.mark.parametrize("name", ["truncated", "empty", "not_an_image"])
 def test_edge_case_damage(shared_data, name):
     line = rf"^{name}\.JPEG: cannot be decoded: [^\n]+$"
-    with pytest.raises(PictureError, match=line):
+    with pytest.raises(ImageError, match=line):
         edge_case(shared_data, f"{name}.JPEG")

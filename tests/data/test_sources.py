@@ -15,7 +15,7 @@ from alexnet_jax.data.folders import ClassFolders, ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.images import View
 from alexnet_jax.data.sources import match_classes, open_source
-from alexnet_jax.errors import InputError, PictureError
+from alexnet_jax.errors import ImageError, InputError
 
 KEY = "dataset.train"
 CLASSES = {"beta": 3, "alpha": 2, "gamma": 12}
@@ -225,7 +225,7 @@ def test_a_tar_with_links(folder, tmp_path):
 def test_a_picture_that_goes_away(folder):
     source = ClassFolders(folder, KEY)
     (folder / "alpha" / "0.JPEG").unlink()
-    with pytest.raises(PictureError, match=r"alpha/0.JPEG: cannot be read: No such"):
+    with pytest.raises(ImageError, match=r"alpha/0.JPEG: cannot be read: No such"):
         source[0]
 
 

@@ -26,8 +26,7 @@ from alexnet_jax.data.files import read_lines
 from alexnet_jax.data.folders import ClassFolders
 from alexnet_jax.data.prepared import Prepared
 from alexnet_jax.data.preprocess import Square
-from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.data.survey import survey
+from alexnet_jax.data.statistics import Statistics, survey
 from alexnet_jax.data.tfds import Tfds
 
 
@@ -136,9 +135,7 @@ def test_statistics_are_of_what_training_sees(source, tmp_path):
     axes, variances = statistics.color_axes, statistics.color_stddev.astype(float) ** 2
     np.testing.assert_allclose(axes * variances @ axes.T, covariance, rtol=1e-4)
 
-    found, _ = survey(
-        records(tmp_path / "out"), Square(SIZE), workers=0, progress=False
-    )
+    found, _ = survey(records(tmp_path / "out"), Square(SIZE), progress=False)
     found.save(tmp_path / "found.npz")
     own = (tmp_path / "out" / "statistics.npz").read_bytes()
     assert (tmp_path / "found.npz").read_bytes() == own
