@@ -34,19 +34,17 @@ def open_images(
         classes: of the training images, in label order; None to open these.
     """
     c = config.dataset
-    key = "train" if role == "train" else "validation"
+    key = "dataset.train" if role == "train" else "dataset.validation"
     source = open_source(
         c.source,
-        c[key],
+        c.train if role == "train" else c.validation,
         role,
-        key=f"dataset.{key}",
+        key=key,
         image_size=c.image_size,
         seed=config.seed,
         tfds_name=c.tfds_name,
     )
-    if classes is None:
-        return source
-    return match_classes(source, tuple(classes), f"dataset.{key}")
+    return source if classes is None else match_classes(source, tuple(classes), key)
 
 
 def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
