@@ -1,7 +1,7 @@
 """A work directory: config, classes and trained networks, kept and read back."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -46,40 +46,23 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 def settle_config(
     config: ml_collections.ConfigDict, workdir: Path, images: int
 ) -> None:
-    """Write config.json into a work directory, or check that it fits this run.
-
-    Args:
-        config: of this start.
-        workdir: of the run; it exists (`files.locked` makes it).
-        images: in the training set.
-    """
+    """Write config.json into a work directory, or check that it fits this run."""
     path = workdir / "config.json"
     if path.exists():
         kept = read_config(workdir)
-        before, now = flat(kept), flat(config)
-        begun = holds_any(workdir / "checkpoints")
+        untrained = not holds_any(workdir / "checkpoints")
         longer = total_steps(config, images) >= total_steps(kept, images)
-
-        def may_change(key: str) -> bool:
-            match FIELDS[key].change:
-                case Change.ANY_TIME:
-                    return True
-                case Change.LONGER:
-                    return longer or not begun
-                case Change.UNTRAINED:
-                    return not begun
-                case Change.NEVER:
-                    return False
-
-        differing = [
-            f"{key} ({before[key]} there, {now[key]} here)"
-            for key in FIELDS
-            if before[key] != now[key] and not may_change(key)
-        ]
-        if differing:
+        may_change = {
+            Change.ANY_TIME: True,
+            Change.LONGER: longer or untrained,
+            Change.UNTRAINED: untrained,
+            Change.NEVER: False,
+        }
+        fixed = [key for key, field in FIELDS.items() if not may_change[field.change]]
+        if differing := _differing(fixed, kept, config):
             raise InputError(
-                f"--workdir={workdir}: was made with another config: "
-                f"{'; '.join(differing)}; give another --workdir, or these values"
+                f"--workdir={workdir}: was made with another config: {differing}; give "
+                "another --workdir, or these values"
             )
     if processes.first():
         write_config(config, path)
@@ -130,27 +113,32 @@ def require_same_network(
     config: ml_collections.ConfigDict, own: ml_collections.ConfigDict, workdir: Path
 ) -> None:
     """Check that --config describes the network in a work directory."""
-    given, trained_with = flat(config), flat(own)
     keys = [key for key in FIELDS if key.startswith("network.")]
-    differing = [
-        f"{key} ({trained_with[key]} there, {given[key]} in --config)"
-        for key in (*keys, "augment.crop", "dataset.image_size")
-        if given[key] != trained_with[key]
-    ]
-    if differing:
+    if differing := _differing(
+        [*keys, "augment.crop", "dataset.image_size"], own, config
+    ):
         raise InputError(
-            f"--checkpoint={workdir}: a checkpoint of another network: "
-            f"{'; '.join(differing)}; give the --config that it was trained with"
+            f"--checkpoint={workdir}: a checkpoint of another network: {differing}; "
+            "give the --config that it was trained with"
         )
 
 
-def parameter_shapes(network: AlexNet, side: int) -> dict:
-    """Shapes and dtypes of a network's parameters (`jax.ShapeDtypeStruct`).
+def _differing(
+    keys: Iterable[str],
+    there: ml_collections.ConfigDict,
+    here: ml_collections.ConfigDict,
+) -> str:
+    """The keys whose values differ, such as 'network.towers (2 there, 1 here)'."""
+    before, now = flat(there), flat(here)
+    return "; ".join(
+        f"{key} ({before[key]} there, {now[key]} here)"
+        for key in keys
+        if before[key] != now[key]
+    )
 
-    Args:
-        network: the network.
-        side: of its input, in pixels.
-    """
+
+def parameter_shapes(network: AlexNet, side: int) -> dict:
+    """Shapes and dtypes of a network's parameters, for an input of `side` pixels."""
     return jax.eval_shape(lambda: initial_params(network, 0, side))
 
 
@@ -166,13 +154,12 @@ def load_model(
         views: 1 or 10.
     """
     classes = read_classes(workdir / "classes.txt")
-    statistics = workdir / "statistics.npz"
-    mean_image = Statistics.load(statistics).mean_image
+    mean_image = Statistics.load(workdir / "statistics.npz").mean_image
     size = config.dataset.image_size
-    if mean_image.shape != (size, size, 3):
+    if len(mean_image) != size:
         raise InputError(
-            f"{statistics}: mean_image is {mean_image.shape}, and must be of "
-            f"dataset.image_size={size}, as {workdir / 'config.json'} says"
+            f"{workdir / 'statistics.npz'}: mean_image is {mean_image.shape}, and must "
+            f"be of dataset.image_size={size}, as {workdir / 'config.json'} says"
         )
     network = make_network(config, len(classes))
     shapes = parameter_shapes(network, config.augment.crop)
@@ -190,21 +177,21 @@ def load_ensemble(
     views: int,
 ) -> tuple[list[Model], list[str]]:
     """Networks whose predictions are averaged, and their common classes."""
-    loaded = [
-        load_model(workdir, config, mesh, views)
-        for workdir, config in zip(workdirs, configs, strict=True)
-    ]
-    classes, size = loaded[0][1], configs[0].dataset.image_size
-    for workdir, config, (_, own) in zip(workdirs, configs, loaded, strict=True):
+    models: list[Model] = []
+    classes: list[str] = []
+    for workdir, config in zip(workdirs, configs, strict=True):
+        model, own = load_model(workdir, config, mesh, views)
+        models.append(model)
+        classes = classes or own
         if own != classes:
             raise InputError(
                 f"--checkpoint={workdir}: its classes.txt differs from that of "
                 f"{workdirs[0]}; an ensemble needs the same classes in the same order"
             )
-        if config.dataset.image_size != size:
+        size, first = config.dataset.image_size, configs[0].dataset.image_size
+        if size != first:
             raise InputError(
-                f"--checkpoint={workdir}: dataset.image_size="
-                f"{config.dataset.image_size}, but {size} in {workdirs[0]}; the "
-                "networks of an ensemble take the same images"
+                f"--checkpoint={workdir}: dataset.image_size={size}, but {first} in "
+                f"{workdirs[0]}; the networks of an ensemble take the same images"
             )
-    return [model for model, _ in loaded], classes
+    return models, classes
