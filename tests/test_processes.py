@@ -107,7 +107,7 @@ def test_killed_processes_end_together_and_one_alone_goes_on(tmp_path):
     ended = two.ended()
     assert ended.statuses[0] == -signal.SIGKILL
     assert ended.statuses[1] not in (0, None)
-    assert "start all of them again and they go on" in ended.errors[1]
+    assert "start all of them again to continue" in ended.errors[1]
     assert len(ended.errors[1].splitlines()) == 1
 
     two = Two(workdir, {}, {})
@@ -119,16 +119,16 @@ def test_killed_processes_end_together_and_one_alone_goes_on(tmp_path):
     assert_same_losses(workdir, finished_run(), within=1e-5)
 
 
-def test_a_signal_to_one_stops_both_after_the_same_update(tmp_path):
+def test_a_signal_to_one_stops_both_after_the_same_step(tmp_path):
     workdir = tmp_path / "run"
     two = Two(workdir, {}, {})
     two.wait_for_line(workdir, 5)
     two.processes[1].terminate()
     ended = two.ended()
     assert ended.statuses == [143, 143], ended
-    assert "the same command goes on" in ended.out
+    assert "the same command continues the run" in ended.out
     saved = max(int(d.name) for d in (workdir / "checkpoints").iterdir())
-    assert f"stopped after update {saved};" in ended.out
+    assert f"stopped after step {saved};" in ended.out
 
 
 def test_processes_that_disagree_name_the_key(tmp_path):
@@ -159,7 +159,7 @@ def test_flags_of_processes_that_make_no_sense(tmp_path):
     assert "--process=2: must be from 0 to one less than --processes=2" in refused(
         *both
     )
-    assert "neither Slurm nor a TPU VM" in refused("--coordinator=auto")
+    assert "neither Slurm nor Open MPI nor a TPU VM" in refused("--coordinator=auto")
     assert "--processes=0" in refused("--processes=0")
     alone = refused("--processes=2", "--process=1")
     assert "--processes=2, --process=1: several processes meet at a --coord" in alone
@@ -186,7 +186,7 @@ def test_one_process_needs_no_others():
     assert processes.first()
     assert processes.of_all({5, 2}, 9) == [2, 5]
     mesh = parallel.make_mesh(4, 2, 2, 8)
-    assert parallel.own_part(mesh) == (0, 1)
+    assert parallel.process_part(mesh) == (0, 1)
 
 
 def mesh_of_processes(owners, monkeypatch, index: int):
@@ -211,7 +211,7 @@ def mesh_of_processes(owners, monkeypatch, index: int):
 def test_a_process_feeds_the_copies_that_it_holds(owners, parts, monkeypatch):
     for index, part in parts.items():
         mesh = mesh_of_processes(owners, monkeypatch, index)
-        assert parallel.own_part(mesh) == part
+        assert parallel.process_part(mesh) == part
 
 
 @pytest.mark.parametrize(
@@ -220,4 +220,4 @@ def test_a_process_feeds_the_copies_that_it_holds(owners, parts, monkeypatch):
 def test_processes_that_hold_uneven_parts_are_refused(owners, monkeypatch):
     mesh = mesh_of_processes(owners, monkeypatch, 0)
     with pytest.raises(InputError, match="does not spread evenly"):
-        parallel.own_part(mesh)
+        parallel.process_part(mesh)
