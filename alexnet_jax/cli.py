@@ -11,9 +11,8 @@ from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import flat, nearest
@@ -98,7 +97,7 @@ def _check_config(argv: Sequence[str]) -> None:
         )
     try:
         config = runpy.run_path(file)["get_config"](*parameter)
-        if not isinstance(config, ml_collections.ConfigDict):
+        if not isinstance(config, ConfigDict):
             raise TypeError(f"get_config() must return a ConfigDict, not {config}")
         keys = flat(config)
     except Exception as error:  # the file is any code

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
@@ -140,23 +140,23 @@ FIELDS: Mapping[str, Field] = {
 }
 
 
-def base_config() -> ml_collections.ConfigDict:
+def base_config() -> ConfigDict:
     """All fields at the paper's values; the data is left to be named."""
     tree = {
         s: {n: f.value for n, f in fields.items()} for s, fields in SECTIONS.items()
     }
-    return ml_collections.ConfigDict({**tree.pop(""), **tree})
+    return ConfigDict({**tree.pop(""), **tree})
 
 
 get_config = base_config  # this file is a config file too, the paper's
 
 
-def shared_by_processes(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def shared_by_processes(config: ConfigDict) -> dict[str, Any]:
     """The values that must be the same in all processes of a run."""
     return {k: v for k, v in flat(config).items() if k != "dataset.threads"}
 
 
-def check_fields(config: ml_collections.ConfigDict) -> None:
+def check_fields(config: ConfigDict) -> None:
     """Check that a config has exactly these fields, each within its bound."""
     values = flat(config)
     for key in sorted(values.keys() - FIELDS.keys()):
@@ -171,7 +171,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
             raise InputError(f"{key}={values[key]!r}: {complaint}")
 
 
-def parsed(text: str, where: str) -> ml_collections.ConfigDict:
+def parsed(text: str, where: str) -> ConfigDict:
     """The config of a config.json, of this version or an earlier one.
 
     Args:
@@ -179,7 +179,7 @@ def parsed(text: str, where: str) -> ml_collections.ConfigDict:
         where: the file's name, for messages.
     """
     try:
-        values = _upgraded(flat(ml_collections.ConfigDict(json.loads(text))))
+        values = _upgraded(flat(ConfigDict(json.loads(text))))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{where}: not the JSON of a config ({error}); restore or delete it"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -31,9 +31,7 @@ ENDING = ".safetensors"
 COMPANIONS = ("config.json", "classes.txt", "statistics.npz")
 
 
-def convert(
-    source: Path, destination: Path, config: ml_collections.ConfigDict | None = None
-) -> None:
+def convert(source: Path, destination: Path, config: ConfigDict | None = None) -> None:
     """Convert in the direction given by the endings.
 
     Args:
@@ -81,9 +79,7 @@ def to_safetensors(folder: Path, file: Path) -> None:
         temporary.write_bytes(save(tensors, metadata))
 
 
-def from_safetensors(
-    file: Path, folder: Path, config: ml_collections.ConfigDict | None
-) -> None:
+def from_safetensors(file: Path, folder: Path, config: ConfigDict | None) -> None:
     """Make a work directory that evaluates and predicts with the weights of a file.
 
     Config, classes and statistics come from the metadata that `to_safetensors` wrote; a

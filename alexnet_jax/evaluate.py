@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 from absl import flags
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from alexnet_jax import (
@@ -32,7 +32,7 @@ from alexnet_jax.errors import InputError
 
 def evaluate(
     folders: Sequence[Path],
-    config: ml_collections.ConfigDict | None = None,
+    config: ConfigDict | None = None,
     *,
     views: int = 1,
     split: str = "validation",
@@ -73,8 +73,8 @@ def evaluate(
 
 def _evaluate(
     folders: Sequence[Path],
-    configs: Sequence[ml_collections.ConfigDict],
-    config: ml_collections.ConfigDict,
+    configs: Sequence[ConfigDict],
+    config: ConfigDict,
     views: int,
     split: str,
     allow_unreadable: bool,

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from alexnet_jax import device, inference, parallel
 from alexnet_jax.config import check_fields
@@ -35,7 +35,7 @@ from alexnet_jax.step import (
 )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Check every field of a config, alone and together with the others."""
     check_fields(config)
     for mistake in _mistakes(config):
@@ -43,7 +43,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     make_schedule(config)
 
 
-def _mistakes(config: ml_collections.ConfigDict) -> Iterator[str]:
+def _mistakes(config: ConfigDict) -> Iterator[str]:
     """Values that do not fit together."""
     c, mesh, augment = config.network, config.mesh, config.augment
     side, towers, devices = config.dataset.image_size, c.towers, mesh.tower * mesh.fc
@@ -92,12 +92,12 @@ def _mistakes(config: ml_collections.ConfigDict) -> Iterator[str]:
             )
 
 
-def total_steps(config: ml_collections.ConfigDict, images: int) -> int:
+def total_steps(config: ConfigDict, images: int) -> int:
     """Steps in the whole run, for so many training images."""
     return config.steps or math.ceil(config.epochs * images / config.batch_size)
 
 
-def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+def make_mesh(config: ConfigDict) -> Mesh:
     """The devices of a config."""
     c, towers = config.mesh, config.network.towers
     return parallel.make_mesh(
@@ -105,7 +105,7 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     )
 
 
-def make_network(config: ml_collections.ConfigDict, classes: int) -> AlexNet:
+def make_network(config: ConfigDict, classes: int) -> AlexNet:
     """The network of a config."""
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list | tuple) else value
@@ -117,7 +117,7 @@ def make_network(config: ml_collections.ConfigDict, classes: int) -> AlexNet:
 
 
 def make_probabilities(
-    config: ml_collections.ConfigDict, network: AlexNet, mesh: Mesh, views: int = 1
+    config: ConfigDict, network: AlexNet, mesh: Mesh, views: int = 1
 ) -> jax.stages.Wrapped:
     """`inference.make_probabilities` of a config's network, compiled."""
     crop, mean_at = config.augment.crop, config.augment.mean_at
@@ -125,7 +125,7 @@ def make_probabilities(
 
 
 def make_schedule(
-    config: ml_collections.ConfigDict, classes: int = 1000, validation_images: int = 1
+    config: ConfigDict, classes: int = 1000, validation_images: int = 1
 ) -> Plateau | EpochSchedule:
     """The learning rates of a config; a plateau is judged by the two counts."""
     c = config.optimizer
@@ -139,9 +139,7 @@ def make_schedule(
     return EpochSchedule([Drop(0, *rates), *drops], layers)
 
 
-def make_optimizer(
-    config: ml_collections.ConfigDict,
-) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """The update rule of a config (§5)."""
     return momentum_with_decay(config.optimizer.momentum, config.optimizer.weight_decay)
 
@@ -165,9 +163,7 @@ class Program(NamedTuple):
         ).compile()
 
 
-def make_program(
-    config: ml_collections.ConfigDict, classes: int, mesh: Mesh
-) -> Program:
+def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
     """The training of a config on a mesh of `make_mesh`."""
     network, optimizer = make_network(config, classes), make_optimizer(config)
     crop, size = config.augment.crop, config.dataset.image_size

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
 from alexnet_jax import processes
 from alexnet_jax.cli import say
@@ -21,9 +21,7 @@ from alexnet_jax.errors import ImageError, InputError
 
 
 def open_images(
-    config: ml_collections.ConfigDict,
-    role: str,
-    classes: Sequence[str] | None = None,
+    config: ConfigDict, role: str, classes: Sequence[str] | None = None
 ) -> Source:
     """The images of a config.
 
@@ -47,7 +45,7 @@ def open_images(
     return source if classes is None else match_classes(source, tuple(classes), key)
 
 
-def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None:
+def require_a_batch(training: Source, config: ConfigDict) -> None:
     """Check that there are images for one batch."""
     if len(training) < config.batch_size:
         raise InputError(
@@ -56,13 +54,13 @@ def require_a_batch(training: Source, config: ml_collections.ConfigDict) -> None
         )
 
 
-def make_square(config: ml_collections.ConfigDict) -> Square:
+def make_square(config: ConfigDict) -> Square:
     """The squares of §2 in the size that a config names."""
     return Square(config.dataset.image_size, config.dataset.exif_rotation)
 
 
 def make_augmentation(
-    config: ml_collections.ConfigDict, statistics: Statistics, images: int
+    config: ConfigDict, statistics: Statistics, images: int
 ) -> Augmentation:
     """The augmentation of §4.1 for so many training images."""
     c = config.augment
@@ -81,7 +79,7 @@ def make_augmentation(
 
 
 def training_input(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     source: Source,
     statistics: Statistics,
     part: tuple[int, int],
@@ -102,10 +100,7 @@ def training_input(
 
 
 def evaluation_input(
-    config: ml_collections.ConfigDict,
-    source: Source,
-    part: tuple[int, int],
-    allow_unreadable: bool,
+    config: ConfigDict, source: Source, part: tuple[int, int], allow_unreadable: bool
 ) -> Batches:
     """The `evaluation_batches` of a process with this `parallel.process_part`."""
     return evaluation_batches(
@@ -119,12 +114,12 @@ def evaluation_input(
     )
 
 
-def _threads(config: ml_collections.ConfigDict) -> int:
+def _threads(config: ConfigDict) -> int:
     return config.dataset.threads or len(os.sched_getaffinity(0))
 
 
 def surveyed(
-    source: Source, config: ml_collections.ConfigDict, workdir: Path
+    source: Source, config: ConfigDict, workdir: Path
 ) -> tuple[Source, Statistics]:
     """The readable training images and their statistics, computed only once.
 

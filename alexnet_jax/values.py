@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
 
@@ -85,7 +85,7 @@ def nearest(word: object, allowed: Iterable[object]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def flat(config: ConfigDict) -> dict[str, Any]:
     """{'network.dropout': 0.5, …}, values as JSON gives them back."""
 
     def walk(prefix: str, tree: dict[str, Any]):

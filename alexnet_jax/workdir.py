@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 import jax
-import ml_collections
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from alexnet_jax import parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
@@ -22,13 +22,13 @@ from alexnet_jax.step import initial_params
 from alexnet_jax.values import flat
 
 
-def write_config(config: ml_collections.ConfigDict, path: Path) -> None:
+def write_config(config: ConfigDict, path: Path) -> None:
     """Write a config.json, as a whole or not at all."""
     with replaced(path) as temporary:
         temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def read_config(workdir: Path) -> ml_collections.ConfigDict:
+def read_config(workdir: Path) -> ConfigDict:
     """The config.json of a work directory, of this version or an earlier one."""
     path = workdir / "config.json"
     try:
@@ -43,9 +43,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def settle_config(
-    config: ml_collections.ConfigDict, workdir: Path, images: int
-) -> None:
+def settle_config(config: ConfigDict, workdir: Path, images: int) -> None:
     """Write config.json into a work directory, or check that it fits this run."""
     path = workdir / "config.json"
     if path.exists():
@@ -74,9 +72,7 @@ def settle_config(
         )
 
 
-def settle_classes(
-    classes: Sequence[str], config: ml_collections.ConfigDict, workdir: Path
-) -> None:
+def settle_classes(classes: Sequence[str], config: ConfigDict, workdir: Path) -> None:
     """Write classes.txt into a work directory, or check that it fits this run."""
     path = workdir / "classes.txt"
     for name in classes:
@@ -109,9 +105,7 @@ def read_classes(path: Path) -> list[str]:
         ) from None
 
 
-def require_same_network(
-    config: ml_collections.ConfigDict, own: ml_collections.ConfigDict, workdir: Path
-) -> None:
+def require_same_network(config: ConfigDict, own: ConfigDict, workdir: Path) -> None:
     """Check that --config describes the network in a work directory."""
     keys = [key for key in FIELDS if key.startswith("network.")]
     if differing := _differing(
@@ -123,11 +117,7 @@ def require_same_network(
         )
 
 
-def _differing(
-    keys: Iterable[str],
-    there: ml_collections.ConfigDict,
-    here: ml_collections.ConfigDict,
-) -> str:
+def _differing(keys: Iterable[str], there: ConfigDict, here: ConfigDict) -> str:
     """The keys whose values differ, such as 'network.towers (2 there, 1 here)'."""
     before, now = flat(there), flat(here)
     return "; ".join(
@@ -143,7 +133,7 @@ def parameter_shapes(network: AlexNet, side: int) -> dict:
 
 
 def load_model(
-    workdir: Path, config: ml_collections.ConfigDict, mesh: Mesh, views: int
+    workdir: Path, config: ConfigDict, mesh: Mesh, views: int
 ) -> tuple[Model, list[str]]:
     """The network of a work directory, ready to predict, and its classes.
 
@@ -171,10 +161,7 @@ def load_model(
 
 
 def load_ensemble(
-    workdirs: Sequence[Path],
-    configs: Sequence[ml_collections.ConfigDict],
-    mesh: Mesh,
-    views: int,
+    workdirs: Sequence[Path], configs: Sequence[ConfigDict], mesh: Mesh, views: int
 ) -> tuple[list[Model], list[str]]:
     """Networks whose predictions are averaged, and their common classes."""
     models: list[Model] = []
