@@ -36,12 +36,12 @@ def replaced(path: Path) -> Iterator[Path]:
 class OpenFile:
     """A file that is opened when it is first needed, and closed with this object.
 
-    Threads share its descriptor, reading by position (`os.pread`); a worker process to
-    which this is pickled opens its own.
+    Threads share its descriptor and read by position (`os.pread`); a process to which
+    it is pickled opens its own.
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Do not open it yet."""
+        """Name the file, which is not opened yet."""
         self.path = os.fspath(path)
 
     @functools.cached_property
@@ -89,10 +89,8 @@ def locked(folder: Path, key: str, who: str) -> Iterator[None]:
 
     The lock is the operating system's and ends with the process, however it ends.
 
-    Args:
-        folder: the folder to make and lock.
-        key: the flag that named it, for messages.
-        who: what may already run in it, for messages.
+    `key`, the flag that named it, and `who`, the program that may be using it, are for
+    messages.
     """
     given = f"{key}={str(folder)!r}"
     try:

@@ -1,4 +1,4 @@
-"""Pictures in one folder for each class, on the disk or in a plain tar."""
+"""Images in one folder a class, on disk or in a plain tar."""
 
 import os
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ SUFFIXES = frozenset((
     ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 ))  # fmt: skip
 WANTED = "give a folder of class folders or a plain tar of one"
-FILL = "put pictures into it or remove it"
+FILL = "put images into it or remove it"
 
 
 class Files:
-    """Pictures that are files of one folder."""
+    """Image files below one folder."""
 
     def __init__(
         self,
         path: str | Path,
         classes: tuple[str, ...],
-        files: Sequence[str],
+        names: Sequence[str],
         labels: Sequence[int],
     ):
-        """The files, given relative to the folder, and their labels give the order."""
-        self.classes = classes
-        self._path, self.names, self._labels = Path(path), files, labels
+        """List the records: names relative to the folder, and labels, in order."""
+        self.classes, self.names = classes, names
+        self._path, self._labels = Path(path), labels
 
     def __len__(self) -> int:
         return len(self.names)
@@ -44,23 +44,18 @@ class Files:
 
     def only(self, rows: np.ndarray) -> "Files":
         """These records, without the memory of the others."""
-        files = [self.names[i] for i in rows]
-        labels = [self._labels[i] for i in rows]
-        return Files(self._path, self.classes, files, labels)
+        names = [self.names[i] for i in rows]
+        return Files(self._path, self.classes, names, [self._labels[i] for i in rows])
 
 
 class ClassFolders(Files):
-    """A folder of class folders, each holding pictures at any depth."""
+    """A folder of class folders, each with images at any depth."""
 
     def __init__(self, path: str | Path, key: str):
-        """List the pictures: classes and, within a class, files in order of name.
+        """List the images: classes by name, within a class files by name.
 
-        Args:
-            path: the folder; links are followed, hidden files and folders ignored.
-            key: the config key or flag that named it, for messages.
-
-        Raises:
-            InputError: there is no such folder, or a class without pictures.
+        Links are followed, hidden files and folders ignored. `key` is the config key or
+        flag that named the folder, for messages.
         """
         given = f"{key}={str(path)!r}"
         if not Path(path).is_dir():
@@ -80,24 +75,23 @@ class ClassFolders(Files):
 
 
 def folders_in(path: str | Path) -> list[str]:
-    """The names of the folders in a folder, sorted, without the hidden ones."""
-    # The system tells folders from files as it lists them: 50,000 pictures are not
-    # asked one by one.
-    return sorted(f.name for f in os.scandir(path) if f.is_dir() and _seen(f.name))
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    # scandir reports the types: no further call for each of 50,000 files.
+    return sorted(f.name for f in os.scandir(path) if f.is_dir() and _shown(f.name))
 
 
-def _seen(name: str) -> bool:
+def _shown(name: str) -> bool:
     return not name.startswith(".")
 
 
-def _is_picture(name: str) -> bool:
-    return _seen(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+def _is_image(name: str) -> bool:
+    return _shown(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def images_below(top: Path) -> list[str]:
-    """The pictures in a folder and its folders, as sorted paths relative to it."""
+    """The images in a folder and its subfolders, as sorted paths relative to it."""
     found = []
-    visited = {os.path.realpath(top)}  # once each, where links go round
+    visited = {os.path.realpath(top)}  # links may form a cycle
 
     def is_new(folder: str) -> bool:
         before = len(visited)
@@ -111,32 +105,24 @@ def images_below(top: Path) -> list[str]:
         inner[:] = [
             name
             for name in sorted(inner)
-            if _seen(name) and is_new(os.path.join(folder, name))
+            if _shown(name) and is_new(os.path.join(folder, name))
         ]
         here = os.path.relpath(folder, top)
-        found += [os.path.normpath(f"{here}/{f}") for f in files if _is_picture(f)]
+        found += [os.path.normpath(f"{here}/{f}") for f in files if _is_image(f)]
     return sorted(found)
 
 
 class ClassTar(TarImages):
     """A plain tar of class folders, read in place.
 
-    The class of a picture is the folder directly around it. Class folders may lie
-    inside others ('tiny-imagenet-100/train/n01443537/…'), all of them in the same.
+    The class of an image is the folder directly around it. Class folders may lie in
+    another folder ('tiny-imagenet-100/train/n01443537/…'), all of them in the same.
     """
 
     def __init__(self, path: str | Path, key: str):
-        """Index the members, about 35,000 a second, and sort them by class and name.
-
-        Args:
-            path: the tar file.
-            key: the config key or flag that named it, for messages.
-
-        Raises:
-            InputError: not a whole, uncompressed tar of class folders.
-        """
+        """List the members, about 35,000 a second, and sort them by class and name."""
         given = f"{key}={str(path)!r}"
-        found, folders = _pictures_and_folders(path, key)
+        found, folders = _images_and_folders(path, key)
         used = {folder for folder, _ in found}
         parents = sorted({os.path.dirname(folder) for folder in used})
         if not found or "" in used:
@@ -148,7 +134,7 @@ class ClassTar(TarImages):
             )
         for folder in sorted(folders - used):
             parent, name = os.path.split(folder)
-            if parent == parents[0] and _seen(name):
+            if parent == parents[0] and _shown(name):
                 raise InputError(f"{given}: the class folder {name!r} is empty; {FILL}")
         names = [os.path.basename(folder) for folder, _ in found]
         classes = tuple(sorted(set(names)))
@@ -156,22 +142,22 @@ class ClassTar(TarImages):
         super().__init__(classes, [member for _, member in found], labels)
 
 
-def _pictures_and_folders(
+def _images_and_folders(
     path: str | Path, key: str
 ) -> tuple[list[tuple[str, Member]], set[str]]:
-    """The pictures of a tar with their folders, sorted by both, and all folders."""
+    """The images of a tar with their folders, sorted by both, and all folders."""
     given = f"{key}={str(path)!r}"
-    pictures, folders = [], set()
+    images, folders = [], set()
     for info in walk(path, given, f"{WANTED} ({key})"):
         whole = os.path.normpath(info.name)
         folder, name = os.path.split(whole)
         if info.isdir():
             folders.add(whole)
-        elif _is_picture(name) and not info.isreg():
+        elif _is_image(name) and not info.isreg():
             raise InputError(
                 f"{given}: {info.name!r} is a link; give a tar of plain files "
                 "(tar --dereference --hard-dereference)"
             )
-        elif _is_picture(name):
-            pictures.append((folder, Member.of(whole, path, info)))
-    return sorted(pictures), folders
+        elif _is_image(name):
+            images.append((folder, Member.of(whole, path, info)))
+    return sorted(images), folders

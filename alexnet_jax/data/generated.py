@@ -1,13 +1,13 @@
-"""Ten classes of drawn pictures: a data set that needs no file and no download.
+"""Ten classes of drawn images: a data set that needs no file and no download.
 
-Each picture shows one object (a ring, a star, a striped patch …) of any colour, size,
+Each image shows one object (a ring, a star, a striped patch …) of any colour, size,
 angle and place, on a blotchy ground among lines and spots. Neither a pixel nor the
-mean colour tells the class, so a linear model fails where a convolutional network
+mean colour reveals the class, so a linear model fails where a convolutional network
 learns in minutes. Mirroring keeps the class.
 
-A picture follows from (seed, role, index, size) alone, whichever process draws it:
-random numbers come from Philox counters, and pixels from +, −, ×, ÷ and √ in float32,
-which round alike on every IEEE machine.
+An image depends on (seed, role, index, size) alone: random numbers come from Philox
+counters, and pixels from +, −, ×, ÷ and √ in float32, which round alike on every IEEE
+machine.
 """
 
 import math
@@ -18,10 +18,10 @@ from PIL import Image
 from alexnet_jax.errors import InputError
 
 ROLES = ("train", "validation")  # the position is the second word of the Philox key
-# No object reaches further from the centre, in half sides of the picture: a crop of 8/9
+# No object reaches further from the centre, in half sides of the image: a crop of 8/9
 # of the side (64 of 72 in configs/quickstart.py) keeps ±7/9 wherever it falls.
 REACH = 7 / 9
-KEPT_BYTES = 1 << 28  # smaller sets are kept in memory: drawing takes 1 ms a picture
+KEPT_BYTES = 1 << 28  # smaller sets are kept in memory: drawing takes 1 ms an image
 CONTRAST = 0.35  # least difference of object and ground in each of R, G and B, 0 to 1
 
 # Signed distances, negative inside: shapes fill the unit circle, textures the plane.
@@ -29,14 +29,6 @@ CONTRAST = 0.35  # least difference of object and ground in each of R, G and B, 
 
 def _length(x, y):
     return np.sqrt(x * x + y * y)
-
-
-def _disc(x, y):
-    return _length(x, y) - 0.95
-
-
-def _square(x, y):
-    return np.maximum(np.abs(x), np.abs(y)) - 0.7
 
 
 def _star(x, y):
@@ -49,10 +41,6 @@ def _star(x, y):
 def _cross(x, y):
     x, y = np.abs(x), np.abs(y)
     return np.maximum(np.maximum(x, y) - 0.95, np.minimum(x, y) - 0.25)
-
-
-def _crescent(x, y):
-    return np.maximum(_disc(x, y), 0.78 - _length(x - 0.45, y))
 
 
 def _repeat(x):
@@ -70,13 +58,15 @@ def _checker(x, y):
 
 
 SHAPES = {
-    "disc": _disc,
+    "disc": lambda x, y: _length(x, y) - 0.95,
     "ring": lambda x, y: np.abs(_length(x, y) - 0.74) - 0.21,
-    "square": _square,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.7,
     "triangle": lambda x, y: np.maximum(0.75**0.5 * np.abs(x) + y / 2, -y) - 0.5,
     "star": _star,
     "cross": _cross,
-    "crescent": _crescent,
+    "crescent": lambda x, y: np.maximum(
+        _length(x, y) - 0.95, 0.78 - _length(x - 0.45, y)
+    ),
 }
 TEXTURES = {
     "stripes": _stripes,
@@ -86,34 +76,30 @@ TEXTURES = {
 
 
 class Generated:
-    """Drawn pictures, as many as asked for, each made when it is first asked for."""
+    """Drawn images, each drawn when it is first read."""
 
     classes = (*SHAPES, *TEXTURES)
     names = ()
 
     def __init__(self, count: int, size: int, seed: int, role: str):
-        """Choose the pictures; nothing is drawn yet.
+        """Choose the images; nothing is drawn yet.
 
         Args:
-            count: how many pictures; labels go round the ten classes in turn.
-            size: side of the square pictures in pixels, at least 32.
-            seed: another seed, other pictures; 0 or more.
-            role: 'train' or 'validation', two streams without a common picture.
-
-        Raises:
-            InputError: an argument is out of bounds.
+            count: number of images; labels cycle through the ten classes.
+            size: side of the square images in pixels, at least 32.
+            seed: of the images, 0 or more.
+            role: 'train' or 'validation', two streams without a common image.
         """
         if role not in ROLES:
-            raise InputError(f"generated pictures: role {role!r} is not in {ROLES}")
+            raise InputError(f"generated images: role {role!r} is not in {ROLES}")
         if count < len(self.classes):
             raise InputError(
-                f"dataset.{role}: {count} generated pictures, "
+                f"dataset.{role}: {count} generated images, "
                 f"{len(self.classes)} or more are needed, one of each class"
             )
         if size < 32:
             raise InputError(
-                f"dataset.image_size: {size} pixels, "
-                "generated pictures need 32 or more to be told apart"
+                f"dataset.image_size: {size} pixels, generated images need 32 or more"
             )
         self.count, self.size, self.seed, self.role = count, size, seed, role
         self._drawn: dict[int, np.ndarray] = {}
@@ -122,7 +108,7 @@ class Generated:
         return self.count
 
     def __getitem__(self, i: int) -> tuple[str, np.ndarray, int]:
-        """Draw picture i: its name, its size×size×3 uint8 pixels and its label."""
+        """Name, size×size×3 uint8 pixels and label of image i."""
         i = range(self.count)[i]
         label = i % len(self.classes)
         image = self._drawn.get(i)
@@ -136,38 +122,41 @@ class Generated:
         return f"generated/{self.role}/{i:06d}", image, label
 
     def __getstate__(self):
-        return {**self.__dict__, "_drawn": {}}  # a worker draws its own
+        return {**self.__dict__, "_drawn": {}}  # a process draws its own
 
 
 def draw(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
-    """One picture of a class, size×size×3 uint8."""
+    """One image of a class, size×size×3 uint8."""
     colour = rng.random(3)
     canvas = _blotches(rng, colour, size)
     for _ in range(3 + int(6 * rng.random())):
         _clutter(rng, canvas, thickest=0.08)
-    # Each channel moves on round the circle 0 to 1: far from the ground, yet as evenly
-    # spread, so that no colour is more often an object's.
+    # Each channel is shifted, modulo 1: far from the ground, yet as evenly distributed,
+    # so that no colour is more often an object's.
     colour = (colour + CONTRAST + (1 - 2 * CONTRAST) * rng.random(3)) % 1
     _object(rng, canvas, name, _blotches(rng, colour, size))
     for _ in range(int(3 * rng.random())):
         _clutter(rng, canvas, thickest=0.03)
-    # Last, for these are the only draws whose number depends on the size.
+    # The only draws whose number depends on the size come last.
     grain = rng.random(canvas.shape, np.float32) - 0.5
     return np.clip(canvas + 24 * grain, 0, 255).astype(np.uint8)
 
 
 def _object(rng, canvas, name, paint):
-    """Draw the object that the label names, whole within REACH."""
+    """Draw the object of the class, within REACH."""
     scale, across, down, turn, aspect, patch = rng.random(6).tolist()
-    scale, aspect = 0.5 + 0.22 * scale, 0.8 + 0.2 * aspect  # seen a little aslant
+    scale, aspect = (
+        0.5 + 0.22 * scale,
+        0.8 + 0.2 * aspect,
+    )  # seen slightly from the side
     across, down = ((REACH - scale) * (2 * v - 1) for v in (across, down))
     cos, sin = math.cos(math.tau * turn), math.sin(math.tau * turn)
     box, x, y = _window(canvas, across, down, scale)
     x, y = (cos * x + sin * y) / scale, (cos * y - sin * x) / (aspect * scale)
     if name in SHAPES:
         distance = SHAPES[name](x, y)
-    else:  # a texture fills a disc or a square, so that the outline tells nothing
-        outline = _disc if patch < 0.5 else _square
+    else:  # a texture fills a disc or a square: the outline does not reveal the class
+        outline = SHAPES["disc" if patch < 0.5 else "square"]
         distance = np.maximum(TEXTURES[name](x, y), outline(x, y))
     _blend(canvas, box, distance * aspect * scale, paint[box])
 
@@ -185,7 +174,7 @@ def _clutter(rng, canvas, thickest):
 
 
 def _blotches(rng, colour, size):
-    """A size×size×3 float32 field, 0 to 255, that wanders softly about a colour."""
+    """A size×size×3 float32 field, 0 to 255, that varies slowly around a colour."""
     coarse = colour + 0.25 * (rng.random((4, 4, 3)) - 0.5)
     coarse = Image.fromarray(np.clip(256 * coarse, 0, 255).astype(np.uint8))
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), np.float32)

@@ -1,7 +1,4 @@
-"""What every reader of ImageNet must know: its splits, classes and official labels.
-
-The labels of ILSVRC2012's validation images are the official ones, which TFDS carries.
-"""
+"""ILSVRC: its splits, its classes and the official labels, which TFDS ships."""
 
 import enum
 import importlib.resources
@@ -12,21 +9,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from alexnet_jax.data.folders import (
-    ClassFolders,
-    Files,
-    folders_in,
-    images_below,
-)
+from alexnet_jax.data.folders import ClassFolders, Files, folders_in, images_below
 from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
 
-CLASSES = 1000  # of every year
+CLASSES = 1000  # in every year
 
 
 class Split(enum.StrEnum):
-    """The parts of a data set: the only names that a split can have."""
+    """The splits of a data set, by the only names that they can have."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -34,53 +26,46 @@ class Split(enum.StrEnum):
 
 
 def open_folder(path: str | Path, key: str) -> Files:
-    """The pictures in class folders, or the flat validation pictures of ILSVRC2012.
+    """The images in class folders, or ILSVRC2012's validation images in one folder.
 
-    The latter as its tar unpacks: ILSVRC2012_val_00000001.JPEG … in one folder.
+    The latter is what its tar unpacks to: ILSVRC2012_val_00000001.JPEG ….
 
     Args:
         path: the folder.
         key: the config key or flag that named it, for messages.
-
-    Raises:
-        InputError: there is no such folder, a class without pictures, or a number
-            missing.
     """
     stem, folder = "ILSVRC2012_val", Path(path)
     if not any(folder.glob(f"{stem}_*.JPEG")) or folders_in(folder):
         return ClassFolders(path, key)
     truth, names = official_order(), official_classes()
-    wanted = f"beside {stem}_00000001.JPEG … it must hold no pictures"
+    wanted = f"next to {stem}_00000001.JPEG … it must hold no other images"
     found = [(file, file) for file in images_below(folder)]
     files = by_number(stem, found, len(truth), f"{key}={str(path)!r}", wanted)
-    # All classes are used, but in a miniature.
+    # The first N images may lack some of the classes.
     used, labels = np.unique(truth[: len(files)], return_inverse=True)
     classes = tuple(names[label] for label in used.tolist())
     return Files(path, classes, files, labels.tolist())
 
 
 def by_number(
-    stem: str,
-    found: Iterable[tuple[str, T]],
-    labelled: int,
-    given: str,
-    wanted: str,
+    stem: str, found: Iterable[tuple[str, T]], labelled: int, given: str, wanted: str
 ) -> list[T]:
-    """What goes by the names stem_00000001.JPEG …, in order: 1 … N without gaps.
+    """The items found under the names stem_00000001.JPEG …, sorted by number.
 
-    Labels go by number: where one is missing, is it the only thing that went wrong?
+    The numbers must be 1 … N, at most the number of labels: labels are assigned by
+    number, and after a gap they might be wrong. `given` and `wanted` are for messages.
     """
     numbered: dict[int, T] = {}
-    for name, picture in found:
+    for name, image in found:
         match = re.fullmatch(rf"{stem}_(\d{{8}})\.JPEG", name)
         if not match:
             raise InputError(f"{given}: holds {name!r}; {wanted}")
         number = int(match[1])
         if number in numbered:
             raise InputError(f"{given}: holds {name} twice; {wanted}")
-        numbered[number] = picture
+        numbered[number] = image
     if not numbered:
-        raise InputError(f"{given}: holds no pictures; {wanted}")
+        raise InputError(f"{given}: holds no images; {wanted}")
     for number in range(1, max(numbered) + 1):
         if number not in numbered:
             raise InputError(
@@ -89,23 +74,23 @@ def by_number(
             )
     if 0 in numbered or len(numbered) > labelled:
         raise InputError(
-            f"{given}: holds numbers {min(numbered)} to {max(numbered)}, and there are "
+            f"{given}: holds numbers {min(numbered)} to {max(numbered)}, but there are "
             f"labels for 1 to {labelled}; {wanted}"
         )
     return [numbered[number] for number in sorted(numbered)]
 
 
 def official_classes() -> tuple[str, ...]:
-    """The 1,000 WordNet ids of ILSVRC2012, in label order, which is sorted order."""
-    return tuple(_carried_by_tfds("labels.txt"))
+    """The 1,000 WordNet ids of ILSVRC2012 in label order, which is sorted order."""
+    return tuple(_words_in_tfds("labels.txt"))
 
 
 def official_order() -> list[int]:
-    """The label of each validation picture of ILSVRC2012, by its number."""
+    """The labels of ILSVRC2012's validation images, by number."""
     labels = {name: label for label, name in enumerate(official_classes())}
-    return [labels[name] for name in _carried_by_tfds("validation_labels.txt")]
+    return [labels[name] for name in _words_in_tfds("validation_labels.txt")]
 
 
-def _carried_by_tfds(name: str) -> list[str]:
+def _words_in_tfds(name: str) -> list[str]:
     folder = importlib.resources.files("tensorflow_datasets")
     return (folder / "datasets" / "imagenet2012" / name).read_text().split()

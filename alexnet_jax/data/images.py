@@ -9,15 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class StoredPixels:
-    """Unencoded pixels that are still in their file.
+    """Unencoded pixels that are still in their file."""
 
-    Attributes:
-        shape: height, width and 3.
-        read: fills a buffer of that many bytes.
-    """
-
-    shape: tuple[int, int, int]
-    read: Callable[[memoryview], None]
+    shape: tuple[int, int, int]  # height, width and 3
+    read: Callable[[memoryview], None]  # fills a buffer of that many bytes
 
     def into(self, out: np.ndarray) -> np.ndarray:
         """Read them into a uint8 array of the same shape, and return it."""

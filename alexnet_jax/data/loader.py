@@ -2,16 +2,15 @@
 
 Batch s of a run holds the positions s·B … (s+1)·B − 1 of one endless stream of images,
 and process p of n takes the p-th share of each. All randomness follows from seed and
-position, so that the step alone is the state of the input: threads and processes may
-change between one start and the next. (grain's own shuffle costs 20 µs an image, and
-the seeds of its RandomMap are numbered by batch, not by image.)
+position, so the step alone is the state of the input: threads and processes may change
+between one start and the next. (grain's shuffle would cost 20 µs an image, and its
+RandomMap numbers its seeds by batch, not by image.)
 
-One process is enough. What limits it is Python's lock, which threads hold for about
-10 µs an image: with reading and decoding reduced to copying 192 bytes, one process
-gives 415,000 images/s with two threads, and 420,000 with four; with prepared images of
-8 pixels, 130,000 raw or 46,000 JPEGs (two cores, shared with other work). An
-accelerator takes up to 40,000. Only formats that Pillow decodes, such as PNG, and the
-drawing of generated images hold the lock all the time: `prepare` the former.
+There are no worker processes, since Python's lock limits one process to more than an
+accelerator takes (40,000 images/s). Where reading and decoding copy 192 bytes, two
+threads give 415,000 images/s, eight 410,000; with prepared images of 8 pixels 130,000
+raw ones or 46,000 JPEGs (two cores, shared with other work). Formats that Pillow
+decodes, such as PNG, hold the lock much longer: prepare them.
 """
 
 import functools
@@ -68,8 +67,7 @@ def training_batches(
     share = _share(batch_size, process_count)
     shares = (
         grain.MapDataset.range(sys.maxsize)
-        .map(_Positions(share))
-        .map(_Shuffle(len(source), seed))
+        .map(_Shuffle(share, len(source), seed))
         .map(_Decode(source, square))
         .map(_Augment(augmentation, square.size))
     )
@@ -89,17 +87,9 @@ def evaluation_batches(
 ) -> Batches:
     """Every image once, in order; the last batch is filled up with weight 0.
 
-    All processes get the same number of batches.
-
-    Args:
-        source: the images.
-        square: from image files to pixels.
-        batch_size: images in a batch, over all processes.
-        process_index: the share of each batch to give.
-        process_count: the number of shares.
-        threads: each works on one batch.
-        allow_unreadable: gives an image that cannot be decoded weight 0; otherwise it
-            raises ImageError from `next`.
+    All processes get the same number of batches. Arguments are those of
+    `training_batches`, and `allow_unreadable` gives an image that cannot be decoded
+    weight 0; otherwise it raises ImageError from `next`.
 
     Returns:
         An iterator over dicts of arrays, b = batch_size / process_count long:
@@ -110,38 +100,28 @@ def evaluation_batches(
     share = _share(batch_size, process_count)
     shares = (
         grain.MapDataset.range(-(-len(source) // batch_size) * process_count)
-        .map(_Positions(share))
-        .map(_InOrder(len(source)))
+        .map(_InOrder(share, len(source)))
         .map(_Decode(source, square, allow_unreadable))
     )
     return _by_threads(shares[process_index::process_count], threads)
 
 
 @dataclass(frozen=True)
-class _Positions(grain.transforms.Map):
-    """Number of a share → the positions of its images in the stream."""
+class _Shuffle(grain.transforms.Map):
+    """Number of a share → its positions and their records, each once an epoch."""
 
     size: int
-
-    def map(self, share: int) -> Batch:
-        first = share * self.size
-        return {"position": np.arange(first, first + self.size)}
-
-
-@dataclass(frozen=True)
-class _Shuffle(grain.transforms.Map):
-    """Positions → records, each once an epoch, in another order in each."""
-
     records: int
     seed: int
 
-    def map(self, batch: Batch) -> Batch:
-        epochs, places = np.divmod(batch["position"], self.records)
+    def map(self, share: int) -> Batch:
+        position = np.arange(share * self.size, (share + 1) * self.size)
+        epochs, places = np.divmod(position, self.records)
         record = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             record[here] = _order(self.records, self.seed, epoch)[places[here]]
-        return {**batch, "record": record}
+        return {"position": position, "record": record}
 
 
 @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs
@@ -154,13 +134,14 @@ def _order(records: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _InOrder(grain.transforms.Map):
-    """Positions → records; −1 behind the last one."""
+    """Number of a share → its records; −1 behind the last one."""
 
+    size: int
     records: int
 
-    def map(self, batch: Batch) -> Batch:
-        position = batch["position"]
-        return {"record": np.where(position < self.records, position, -1)}
+    def map(self, share: int) -> Batch:
+        record = np.arange(share * self.size, (share + 1) * self.size)
+        return {"record": np.where(record < self.records, record, -1)}
 
 
 @dataclass(frozen=True)

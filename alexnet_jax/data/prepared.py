@@ -57,15 +57,11 @@ class Manifest:
     def read(
         cls, folder: str | Path, *, unfinished_too: bool = False
     ) -> "Manifest | None":
-        """Read the manifest of a folder.
+        """The manifest of a folder, None if `prepare` did not make it.
 
         Args:
             folder: any folder.
-            unfinished_too: whether the folder may be one that `prepare` has not
-                finished.
-
-        Returns:
-            The manifest; None if `prepare` did not make the folder.
+            unfinished_too: does not refuse one that `prepare` has not finished.
         """
         path = Path(folder) / MANIFEST
         if not unfinished_too and path.with_name(UNFINISHED).exists():
@@ -103,12 +99,10 @@ class Manifest:
         return all("index" in shard for shard in self.shards.values())
 
     def split_for(self, role: str, given: str) -> str:
-        """The split to open for a role.
+        """The split to open for 'train', 'validation' or 'test'.
 
-        Args:
-            role: 'train', 'validation' or 'test'. A data set without validation images
-                is validated on its test images, but never ImageNet.
-            given: what names the folder in messages.
+        Without validation images, any data set but ImageNet is validated on its test
+        images. `given` names the folder in messages.
         """
         stands_in = role == "validation" and not self.dataset.startswith("ILSVRC")
         for split in (role, "test") if stands_in else (role,):
@@ -120,10 +114,7 @@ class Manifest:
         )
 
     def refuse_test_images(self, split: str, given: str) -> None:
-        """Refuse a TFDS split such as 'train+test[:10%]' with ImageNet's test images.
-
-        They measure a finished network: never train on them, nor choose by them.
-        """
+        """Refuse a TFDS split that has test images of ImageNet: 'train+test[:10%]'."""
         named = {part.partition("[")[0].strip() for part in split.split("+")}
         if named & {"test", "all"} and self.dataset.startswith("ILSVRC"):
             raise InputError(
@@ -170,13 +161,7 @@ class Prepared:
     """
 
     def __init__(self, folder: str | Path, manifest: Manifest, split: str):
-        """Open the split; its shards and their indices must be whole.
-
-        Args:
-            folder: where it is.
-            manifest: of the folder.
-            split: one of its splits.
-        """
+        """Open a split of the folder; its shards and their indices must be whole."""
         folder = Path(folder)
         self.classes = tuple(files.read_lines(manifest.whole(folder, CLASSES)))
         self.names: Sequence[str] = ()
@@ -242,8 +227,6 @@ def _entries(shard: Path, facts: dict[str, Any]) -> np.ndarray:
 def _allow_open_files(count: int) -> None:
     """Raise the limit of open files for this process and its workers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 1024
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limits = [n for n in (count + 1024, hard) if n != resource.RLIM_INFINITY]
+    if soft != resource.RLIM_INFINITY and soft < min(limits):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits), hard))

@@ -31,17 +31,9 @@ class Square:
     def pixels(
         self, record: tuple[str, StoredImage, int], out: np.ndarray | None = None
     ) -> np.ndarray:
-        """The pixels of a record.
+        """The size×size×3 uint8 pixels of a record, in `out` if that is given.
 
-        Args:
-            record: name, image file or pixels, label.
-            out: size×size×3 uint8 to write them to.
-
-        Returns:
-            size×size×3 uint8; `out` if it is given.
-
-        Raises:
-            ImageError: the image cannot be decoded.
+        Raises ImageError if the image cannot be decoded.
         """
         name, image, _ = record
         if isinstance(image, bytes):
@@ -84,15 +76,12 @@ def decode(
     Args:
         data: the bytes of the file.
         name: the image's name, for messages.
-        out: height×width×3 uint8, which receives the pixels if they have its shape and
+        out: height×width×3 uint8, which receives the pixels if they have its shape, and
             may be overwritten in any case; this saves a copy.
         exif_rotation: whether to rotate the image as its EXIF orientation says.
 
     Returns:
-        height×width×3 uint8.
-
-    Raises:
-        ImageError: not an image, or not a whole one.
+        height×width×3 uint8. Raises ImageError where this is no whole image.
     """
     ordinary = _ordinary_jpeg(data, out, exif_rotation)
     if ordinary is not None:

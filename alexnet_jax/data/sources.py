@@ -14,16 +14,11 @@ from alexnet_jax.data.prepared import Manifest, Prepared
 from alexnet_jax.data.tfds import Tfds
 from alexnet_jax.errors import InputError
 
-KINDS = ("generated", "folder", "records", "tfds")  # until the config table has them
-
 
 def match_classes(source: Source, classes: tuple[str, ...], key: str) -> Source:
     """Label a source by the classes of training, by name; it may lack some of them.
 
-    Args:
-        source: the validation images.
-        classes: the classes of training, in label order.
-        key: the config key or flag that named the source, for messages.
+    `key` is the config key or flag that named the source, for messages.
     """
     if source.classes == classes:
         return source

@@ -144,14 +144,9 @@ def survey(
 ) -> tuple[Statistics, list[tuple[int, str]]]:
     """Read every training image once, on all cores.
 
-    Args:
-        source: the training images.
-        square: from image files to the pixels that are added up.
-        progress: whether to show a bar on stderr.
-
     Returns:
-        The statistics, and (index, message) of every image that cannot be decoded;
-        these are left out. The threads change no bit.
+        The statistics, and (index, message) of every image that cannot be decoded, and
+        is left out.
     """
     sums = Sums.none(square.size)
     unreadable: list[tuple[int, str]] = []

@@ -88,13 +88,7 @@ class TarImages:
     def __init__(
         self, classes: tuple[str, ...], members: Sequence[Member], labels: Sequence[int]
     ):
-        """List the records.
-
-        Args:
-            classes: names in label order.
-            members: the images, in order.
-            labels: theirs.
-        """
+        """List the records: members and their labels, in order."""
         self.classes = classes
         self.names: Sequence[str] = [member.name for member in members]
         tars = sorted({member.tar for member in members})

@@ -20,15 +20,14 @@ class Tfds:
     """
 
     def __init__(self, split: str, key: str, *, name: str = "", directory: str = ""):
-        """Open the split.
+        """Open the split of a data set under TFDS_DATA_DIR, or of a folder.
 
         Args:
-            split: a TFDS split, such as 'train' or 'train[:10%]'. In a directory
-                without 'validation', that means 'test' or the only split.
+            split: such as 'train' or 'train[:10%]'. In a folder without 'validation',
+                that means 'test' or the only split.
             key: the config key or flag that named it, for messages.
-            name: a TFDS data set, such as 'imagenet2012' or 'cifar10:3.0.2', prepared
-                under TFDS_DATA_DIR; or
-            directory: the folder of one prepared version, with its dataset_info.json.
+            name: of the data set, such as 'imagenet2012' or 'cifar10:3.0.2'; or
+            directory: the folder, with its dataset_info.json.
         """
         import tensorflow_datasets as tfds  # imported here: it takes half a second
 

@@ -117,7 +117,7 @@ def test_unpacked_validation_pictures(shared_data, tmp_path):
     numbered = sorted((tmp_path / "val").glob("*.JPEG"))
     other = numbered[0].with_name("cat.jpg")
     numbered[2].rename(other)
-    with pytest.raises(InputError, match=r"k='.*val': holds 'cat\.jpg'; beside ILSVRC"):
+    with pytest.raises(InputError, match=r"k='.*val': holds 'cat\.jpg'; next to ILSVRC"):
         open_folder(tmp_path / "val", "k")
     other.unlink()
     with pytest.raises(InputError, match="number 3 is missing"):
