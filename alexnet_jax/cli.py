@@ -133,12 +133,19 @@ def define_config(default: str | None = None) -> Any:
     )
 
 
-def define_networks() -> tuple[flags.FlagHolder, flags.FlagHolder]:
-    """Define --checkpoint and --views: the networks and the views they average."""
+def define_networks() -> Callable[[], tuple[list[Path], int]]:
+    """Define --checkpoint and --views; the result reads the folders and the views."""
     several = "Work directories; several are averaged as an ensemble."
     checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
     views = flags.DEFINE_enum("views", "1", ["1", "10"], "Views of an image (§4.1).")
-    return checkpoint, views
+
+    def given() -> tuple[list[Path], int]:
+        names = checkpoint.value
+        if not names or not all(names):
+            raise InputError(f"--checkpoint={','.join(names)}: name a work directory")
+        return list(map(Path, names)), int(views.value)
+
+    return given
 
 
 def define_processes() -> Callable[[], tuple[str | None, int, int]]:
@@ -159,13 +166,6 @@ def path(name: str, flag: str) -> Path:
     if not name:
         raise InputError(f"{flag}=: is empty; give a path, such as {flag}=.")
     return Path(name)
-
-
-def work_directories(names: Sequence[str]) -> list[Path]:
-    """The work directories of --checkpoint."""
-    if not names or not all(names):
-        raise InputError(f"--checkpoint={','.join(names)}: name a work directory")
-    return [Path(name) for name in names]
 
 
 def no_more_arguments(argv: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ COMPANIONS = ("config.json", "classes.txt", "statistics.npz")
 
 
 def convert(source: Path, destination: Path, config: ConfigDict | None = None) -> None:
-    """Convert in the direction given by the endings.
+    """Convert in the direction that the file endings give.
 
     Args:
         source: a work directory or *.safetensors.
@@ -80,7 +80,7 @@ def to_safetensors(folder: Path, file: Path) -> None:
 
 
 def from_safetensors(file: Path, folder: Path, config: ConfigDict | None) -> None:
-    """Make a work directory that evaluates and predicts with the weights of a file.
+    """Make a work directory that predicts with the weights of a file.
 
     Config, classes and statistics come from the metadata that `to_safetensors` wrote; a
     file from elsewhere needs a config, and classes.txt and statistics.npz copied into
@@ -95,15 +95,7 @@ def from_safetensors(file: Path, folder: Path, config: ConfigDict | None) -> Non
         raise InputError(
             f"--destination={folder}: holds checkpoints already; give another folder"
         )
-    tensors, metadata = read_safetensors(file)
-    try:
-        companions = {
-            name: base64.b64decode(metadata[name], validate=True)
-            for name in COMPANIONS
-            if name in metadata
-        }
-    except ValueError as error:
-        raise InputError(f"--source={file}: damaged metadata ({error})") from None
+    tensors, companions = _read(file)
     if config is None:
         if "config.json" not in companions:
             raise InputError(
@@ -113,11 +105,7 @@ def from_safetensors(file: Path, folder: Path, config: ConfigDict | None) -> Non
         text = companions["config.json"].decode(errors="replace")
         config = parsed(text, f"--source={file}")
     experiment.check(config)
-    last = experiment.make_network(config, CLASSES).weighted[-1]
-    classes = tensors[f"{last}.bias"].size if f"{last}.bias" in tensors else CLASSES
-    network = experiment.make_network(config, classes)
-    shapes = workdir.parameter_shapes(network, config.augment.crop)
-    params = as_params(tensors, shapes, file)
+    params = _as_params(tensors, config, file)
     state = state_of(params, experiment.make_optimizer(config))
     for name in ("config.json", *companions):
         if (folder / name).exists():
@@ -133,24 +121,30 @@ def from_safetensors(file: Path, folder: Path, config: ConfigDict | None) -> Non
             checkpoints.save(state, {})
 
 
-def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a file."""
+def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, bytes]]:
+    """The tensors of a file, and those of `COMPANIONS` that it carries."""
     try:
         with safe_open(file, framework="numpy") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return tensors, opened.metadata() or {}
+            metadata = opened.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"--source={file}: cannot be read ({error})") from None
+    carried = {name: metadata[name] for name in COMPANIONS if name in metadata}
+    try:
+        return tensors, {
+            name: base64.b64decode(own, validate=True) for name, own in carried.items()
+        }
+    except ValueError as error:
+        raise InputError(f"--source={file}: damaged metadata ({error})") from None
 
 
-def as_params(tensors: dict[str, np.ndarray], shapes: Any, file: Path) -> Any:
-    """Tensors by name → {layer: {'kernel', 'bias'}}, with the shapes of a network.
-
-    Args:
-        tensors: by names such as 'conv1.kernel'.
-        shapes: `workdir.parameter_shapes` of the network.
-        file: for messages.
-    """
+def _as_params(tensors: dict[str, np.ndarray], config: ConfigDict, file: Path) -> Any:
+    """{'conv1.kernel': array, …} → {layer: {'kernel', 'bias'}} of the same network."""
+    network = experiment.make_network(config, CLASSES)
+    bias = f"{network.weighted[-1]}.bias"
+    if bias in tensors:
+        network = network.clone(classes=tensors[bias].size)
+    shapes = workdir.parameter_shapes(network, config.augment.crop)
     wanted = {n: leaf.shape for n, leaf in flatten_dict(shapes, sep=".").items()}
     for name in sorted(wanted.keys() | tensors.keys()):
         given = tensors[name].shape if name in tensors else "absent"
@@ -183,11 +177,8 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> None:
         """Convert as the flags say."""
         cli.no_more_arguments(argv)
-        convert(
-            cli.path(SOURCE.value, "--source"),
-            cli.path(DESTINATION.value, "--destination"),
-            CONFIG.value,
-        )
+        source = cli.path(SOURCE.value, "--source")
+        convert(source, cli.path(DESTINATION.value, "--destination"), CONFIG.value)
         print(f"{SOURCE.value} → {DESTINATION.value}")
 
     cli.run(main)

@@ -16,18 +16,10 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from alexnet_jax import (
-    cli,
-    device,
-    experiment,
-    inference,
-    inputs,
-    parallel,
-    processes,
-    workdir,
-)
+from alexnet_jax import cli, device, experiment, inputs, parallel, processes, workdir
 from alexnet_jax.config import shared_by_processes
 from alexnet_jax.errors import InputError
+from alexnet_jax.inference import error_rates
 
 
 def evaluate(
@@ -51,10 +43,6 @@ def evaluate(
 
     Returns:
         {'images', 'views', 'models', 'loss', 'top1_error', 'top5_error'}.
-
-    Raises:
-        InputError: something is missing or does not fit.
-        ImageError: an image cannot be decoded.
     """
     configs = [workdir.read_config(folder) for folder in folders]
     if config is None:
@@ -68,34 +56,21 @@ def evaluate(
             workdir.require_same_network(config, configs[0], folders[0])
     config.dataset.image_size = configs[0].dataset.image_size
     with device.float64(any(c.precision == "float64" for c in configs)):
-        return _evaluate(folders, configs, config, views, split, allow_unreadable)
-
-
-def _evaluate(
-    folders: Sequence[Path],
-    configs: Sequence[ConfigDict],
-    config: ConfigDict,
-    views: int,
-    split: str,
-    allow_unreadable: bool,
-) -> dict[str, Any]:
-    processes.agree(shared_by_processes(config))
-    mesh = experiment.make_mesh(config)
-    part = parallel.process_part(mesh)
-    models, classes = workdir.load_ensemble(folders, configs, mesh, views)
-    source = inputs.open_images(config, split, classes)
-    with closing(
-        inputs.evaluation_input(config, source, part, allow_unreadable)
-    ) as batches:
-        batch_size = config.batch_size // config.accumulation
+        processes.agree(shared_by_processes(config))
+        mesh = experiment.make_mesh(config)
+        part = parallel.process_part(mesh)
+        models, classes = workdir.load_ensemble(folders, configs, mesh, views)
+        source = inputs.open_images(config, split, classes)
+        batches = inputs.evaluation_input(config, source, part, allow_unreadable)
         bar = tqdm(
             batches,
-            total=-(-len(source) // batch_size),
+            total=-(-len(source) // (config.batch_size // config.accumulation)),
             unit=" batches",
             desc=split,
             disable=not processes.first(),
         )
-        rates, unreadable = inference.error_rates(models, bar, mesh)
+        with closing(batches):
+            rates, unreadable = error_rates(models, bar, mesh)
     for i in processes.of_all(unreadable, len(source)):
         print(f"left out: {inputs.why_unreadable(source, i)}", file=sys.stderr)
     if not rates["images"]:
@@ -106,14 +81,13 @@ def _evaluate(
 
 if __name__ == "__main__":
     CONFIG = cli.define_config()
-    CHECKPOINT, VIEWS = cli.define_networks()
+    NETWORKS = cli.define_networks()
     SPLIT = flags.DEFINE_enum(
         "split", "validation", ["validation", "train", "test"], "Images to read."
     )
     ALLOW_UNREADABLE = flags.DEFINE_bool(
         "allow_unreadable", False, "Leave out images that cannot be decoded."
     )
-
     PROCESSES = cli.define_processes()
 
     def main(argv: Sequence[str]) -> None:
@@ -121,10 +95,11 @@ if __name__ == "__main__":
         cli.no_more_arguments(argv)
         device.cache_programs()
         with processes.joined(*PROCESSES()):
+            folders, views = NETWORKS()
             rates = evaluate(
-                cli.work_directories(CHECKPOINT.value),
+                folders,
                 CONFIG.value,
-                views=int(VIEWS.value),
+                views=views,
                 split=SPLIT.value,
                 allow_unreadable=ALLOW_UNREADABLE.value,
             )

@@ -38,7 +38,7 @@ def predict(
         images: files, and folders of them.
         views: 1 or 10 (§4.1).
         top: number of likeliest classes.
-        names: see `class_names`; None takes those of the class folders.
+        names: a file for `class_names`; None keeps the names of the class folders.
 
     Yields:
         {'image', 'top': [{'label', 'name', 'probability'}, …]}, or {'image', 'error'}
@@ -72,15 +72,14 @@ def image_files(paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         if not os.path.isdir(path):
             yield path
-            continue
-        inside = images_below(Path(path))
-        if not inside:
+        elif inside := images_below(Path(path)):
+            yield from (os.path.join(path, file) for file in inside)
+        else:
             raise InputError(f"{path}: a folder without images")
-        yield from (os.path.join(path, file) for file in inside)
 
 
 def read(file: str, square: Square, out: np.ndarray) -> str:
-    """Read an image file into `out`, uint8 (size, size, 3); the reason if it fails."""
+    """Read an image file into `out` (size, size, 3); the reason if it fails."""
     try:
         square.pixels(Record(file, Path(file).read_bytes(), 0), out)
     except OSError as error:
@@ -90,16 +89,11 @@ def read(file: str, square: Square, out: np.ndarray) -> str:
     return ""
 
 
-def likeliest(probabilities: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
-    """The `top` classes of a distribution (classes,), likeliest first."""
-    order = np.argsort(-probabilities, kind="stable")[:top]
+def likeliest(p: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
+    """The `top` classes of a distribution, likeliest first."""
     return [
-        {
-            "label": int(label),
-            "name": names[label],
-            "probability": float(probabilities[label]),
-        }
-        for label in order
+        {"label": label, "name": names[label], "probability": float(p[label])}
+        for label in np.argsort(-p, kind="stable")[:top].tolist()
     ]
 
 
@@ -128,23 +122,18 @@ def class_names(path: str, classes: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    CHECKPOINT, VIEWS = cli.define_networks()
+    NETWORKS = cli.define_networks()
     TOP = flags.DEFINE_integer("top", 5, "Classes to print.", lower_bound=1)
     JSON = flags.DEFINE_bool("json", False, "Print a JSON object an image.")
-    NAMES = flags.DEFINE_string(
-        "names", None, "Tab-separated file: … class, readable name."
-    )
+    NAMES = flags.DEFINE_string("names", None, "Lines: … <tab> class <tab> name.")
 
     def main(argv: Sequence[str]) -> int:
         """Print the classes of every image; status 1 if one could not be read."""
         device.cache_programs()
+        folders, views = NETWORKS()
         unreadable = False
         for answer in predict(
-            cli.work_directories(CHECKPOINT.value),
-            argv[1:],
-            views=int(VIEWS.value),
-            top=TOP.value,
-            names=NAMES.value,
+            folders, argv[1:], views=views, top=TOP.value, names=NAMES.value
         ):
             print(json.dumps(answer) if JSON.value else readable(answer), flush=True)
             unreadable |= "error" in answer
