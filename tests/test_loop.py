@@ -56,9 +56,7 @@ def events(monkeypatch) -> list[tuple[str, int]]:
     return events
 
 
-def test_a_step_is_dispatched_before_the_last_ones_numbers_are_read(
-    events, tmp_path
-):
+def test_a_step_is_dispatched_before_the_last_ones_numbers_are_read(events, tmp_path):
     assert loop.train(tiny_config(CONFIG), tmp_path) is None
     steady = []
     for step in range(1, 12):

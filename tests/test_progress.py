@@ -69,9 +69,7 @@ def test_lines_hold_means_and_speed_from_the_second_on(
     assert second["train/mfu"] == 40 / 160
     printed = capsys.readouterr().out
     assert "step 40/2,000  loss 2.0000  top-1 error  25.0%  rate 1e-02" in printed
-    assert (
-        "  40 images/s  MFU 25%  waiting for data 12%: data are slower" in printed
-    )
+    assert "  40 images/s  MFU 25%  waiting for data 12%: data are slower" in printed
     # 1,960 steps of 16 images at 40 a second, and 313.6 validations of 3 seconds.
     assert "  28 min 45 s left\n" in printed
     assert printed.endswith(
@@ -88,7 +86,9 @@ def test_lines_hold_means_and_speed_from_the_second_on(
         (1e9, "100%: data are slower"),  # a share, whatever the clocks say
     ],
 )
-def test_a_line_names_the_slower_of_data_and_devices(progress, seconds, capsys, waited, words):
+def test_a_line_names_the_slower_of_data_and_devices(
+    progress, seconds, capsys, waited, words
+):
     progress.write(line(20, 20, 2.5), waited=0.0)
     seconds[0] += 8
     progress.write(line(40, 20, 2.5), waited)
