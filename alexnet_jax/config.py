@@ -9,24 +9,14 @@ A config file beside your data needs one line of this package:
 
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
-from alexnet_jax.values import (
-    Bound,
-    choice,
-    each,
-    flat,
-    nearest,
-    number,
-    rows,
-    text,
-    whole,
-)
+from alexnet_jax.values import choice, each, flat, nearest, number, rows, text, whole
 
 
 class Change(enum.Enum):
@@ -43,7 +33,7 @@ class Field(NamedTuple):
 
     value: Any  # the paper's
     source: str  # unit and source
-    bound: Bound
+    bound: Callable[[Any], str]  # value → what it must be; '' where it is
     change: Change = Change.UNTRAINED
 
 

@@ -11,28 +11,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import device, inference, parallel
+from alexnet_jax import device, inference, optimizer, parallel, step
 from alexnet_jax.config import check_fields
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.network.shapes import stages
-from alexnet_jax.optimizer import (
-    Drop,
-    EpochSchedule,
-    Plateau,
-    chance_error,
-    momentum_with_decay,
-    read_drops,
-    read_layer_drops,
-)
-from alexnet_jax.step import (
-    State,
-    batch_shapes,
-    initial_params,
-    make_train_step,
-    state_of,
-    state_shardings,
-)
 
 
 def check(config: ConfigDict) -> None:
@@ -45,7 +28,7 @@ def check(config: ConfigDict) -> None:
 
 def _mistakes(config: ConfigDict) -> Iterator[str]:
     """Values that do not fit together."""
-    c, mesh, augment = config.network, config.mesh, config.augment
+    c, mesh, crop = config.network, config.mesh, config.augment.crop
     side, towers, devices = config.dataset.image_size, c.towers, mesh.tower * mesh.fc
     if not config.steps and not config.epochs:
         yield "epochs=0.0, steps=0: nothing to do; set one of them"
@@ -71,18 +54,15 @@ def _mistakes(config: ConfigDict) -> Iterator[str]:
             f"mesh.fc={mesh.fc}: network.units={width} does not divide over "
             f"mesh.tower·mesh.fc={devices} devices; change mesh.fc"
         )
-    if augment.crop > side:
+    if crop > side:
+        yield f"augment.crop={crop}: larger than the images, dataset.image_size={side}"
+    if config.augment.offsets > side - crop + 1:
         yield (
-            f"augment.crop={augment.crop}: larger than the images, "
-            f"dataset.image_size={side}"
-        )
-    if augment.offsets > side - augment.crop + 1:
-        yield (
-            f"augment.offsets={augment.offsets}: a crop of {augment.crop} pixels "
-            f"(augment.crop) has {side - augment.crop + 1} positions in {side} "
+            f"augment.offsets={config.augment.offsets}: a crop of {crop} pixels "
+            f"(augment.crop) has {side - crop + 1} positions in {side} "
             "(dataset.image_size); give as many or fewer"
         )
-    for stage in stages(make_network(config, classes=2), augment.crop):
+    for stage in stages(make_network(config, classes=2), crop):
         reads_own_tower = stage.kernel and stage.groups > 1 and len(stage.kernel) == 2
         if reads_own_tower and mesh.fc > 1:
             yield (
@@ -126,32 +106,36 @@ def make_probabilities(
 
 def make_schedule(
     config: ConfigDict, classes: int = 1000, validation_images: int = 1
-) -> Plateau | EpochSchedule:
+) -> optimizer.Plateau | optimizer.EpochSchedule:
     """The learning rates of a config; a plateau is judged by the two counts."""
     c = config.optimizer
     rates = c.rate, c.rate * c.bias_rate_multiple
     if c.schedule == "plateau":
-        chance = chance_error(classes, validation_images)
-        return Plateau(*rates, c.plateau_factor, c.plateau_drops, c.patience, chance)
+        chance = optimizer.chance_error(classes, validation_images)
+        return optimizer.Plateau(
+            *rates, c.plateau_factor, c.plateau_drops, c.patience, chance
+        )
     names = make_network(config, classes).weighted
-    layers = read_layer_drops(c.layer_drops, names, "optimizer.layer_drops")
-    drops = read_drops(c.drops, "optimizer.drops")
-    return EpochSchedule([Drop(0, *rates), *drops], layers)
+    layers = optimizer.read_layer_drops(c.layer_drops, names, "optimizer.layer_drops")
+    drops = optimizer.read_drops(c.drops, "optimizer.drops")
+    return optimizer.EpochSchedule([optimizer.Drop(0, *rates), *drops], layers)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """The update rule of a config (§5)."""
-    return momentum_with_decay(config.optimizer.momentum, config.optimizer.weight_decay)
+    return optimizer.momentum_with_decay(
+        config.optimizer.momentum, config.optimizer.weight_decay
+    )
 
 
 class Program(NamedTuple):
     """The training of a network on a mesh, ready to be called or only compiled."""
 
     network: AlexNet
-    initialise: Callable[[], State]  # the first state, made on its shards
+    initialise: Callable[[], step.State]  # the first state, made on its shards
     train_step: jax.stages.Wrapped  # of `step.make_train_step`; it donates its state
     # Shapes, dtypes and shardings of the arguments of `train_step`:
-    state: State
+    state: step.State
     batch: dict[str, jax.ShapeDtypeStruct]
     mean_image: jax.ShapeDtypeStruct
 
@@ -165,15 +149,15 @@ class Program(NamedTuple):
 
 def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
     """The training of a config on a mesh of `make_mesh`."""
-    network, optimizer = make_network(config, classes), make_optimizer(config)
+    network, rule = make_network(config, classes), make_optimizer(config)
     crop, size = config.augment.crop, config.dataset.image_size
 
-    def initial_state() -> State:
-        return state_of(initial_params(network, config.seed, crop), optimizer)
+    def initial_state() -> step.State:
+        return step.state_of(step.initial_params(network, config.seed, crop), rule)
 
-    train_step = make_train_step(
+    train_step = step.make_train_step(
         network,
-        optimizer,
+        rule,
         mesh,
         config.seed,
         crop,
@@ -181,10 +165,10 @@ def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
         config.accumulation,
     )
     shapes = jax.eval_shape(initial_state)
-    shardings = state_shardings(shapes, network, mesh)
+    shardings = step.state_shardings(shapes, network, mesh)
     everywhere = parallel.replicated(mesh)
     examples = NamedSharding(mesh, P(parallel.example_axes(mesh)))
-    batch = batch_shapes(config.batch_size, size)
+    batch = step.batch_shapes(config.batch_size, size)
     return Program(
         network=network,
         initialise=device.jit(initial_state, out_shardings=shardings),
