@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from apps import refusal, run_app
 from pictures import encoded
+from preparing import prepared_with
 from runs import copy_of_finished_run, finished_run, logged, tiny_config
 
 from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.evaluate import evaluate
+from alexnet_jax.train import train
 
 
 @pytest.mark.parametrize("batch_size", [16, 40, 24])
@@ -78,6 +80,32 @@ def test_unreadable_images_are_an_error_or_counted(tmp_path, capsys):
     (tmp_path / "nonsense" / "1.png").write_bytes(picture)
     with pytest.raises(InputError, match=r"dataset.validation: the class 'nonsense'"):
         evaluate([finished_run()], config)
+
+
+def test_imagenets_test_images_are_evaluated_when_asked_for(tmp_path):
+    prepared = prepared_with(tmp_path, {"train": 3, "validation": 2, "test": 4})
+    config = tiny_config({
+        "batch_size": 2,
+        "steps": 1,
+        "dataset.source": "records",
+        "dataset.train": str(prepared),
+        "dataset.validation": str(prepared),
+        "dataset.image_size": 32,
+        "augment.crop": 28,
+        "augment.offsets": 5,
+        "network.sizes": (5, 5, 3, 3, 3),
+        "network.strides": (1,) * 5,
+    })  # fmt: skip
+    assert train(config, tmp_path / "run") is None
+    images = {
+        split: evaluate([tmp_path / "run"], config, split=split)["images"]
+        for split in ("train", "validation", "test")
+    }
+    assert images == {"train": 4, "validation": 2, "test": 4}
+    run, split = f"--checkpoint={tmp_path}/run", "--split=test"
+    answer = run_app("evaluate", run, split, "--views=10")
+    assert answer.status == 0, answer
+    assert json.loads(answer.out.splitlines()[-1])["images"] == 4
 
 
 def test_the_config_must_be_of_the_network():
