@@ -35,7 +35,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     def checked(argv: Sequence[str]) -> int | None:
         logging.set_verbosity(logging.ERROR)  # Orbax logs each of its steps
-        getLogger("asyncio").setLevel(CRITICAL)  # and each damaged array
+        getLogger("asyncio").setLevel(CRITICAL)  # it logs each damaged array
         try:
             return main(argv)
         except InputError as error:
@@ -76,7 +76,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         return flags.FLAGS(argv)
     except SystemExit:
         sys.exit(0)  # absl exits from --help with status 1
-    except (InputError, flags.Error) as error:
+    except Exception as error:  # a config file is any code
         text = str(error)
         if missing := re.findall(r"Flag (--\w+) must have a value other", text):
             text = f"{', '.join(sorted(missing))}: must be given; see --help"
