@@ -6,11 +6,12 @@ position, so the step alone is the state of the input: threads and processes may
 between one start and the next. (grain's shuffle would cost 20 µs an image, and its
 RandomMap numbers its seeds by batch, not by image.)
 
-There are no worker processes, since Python's lock limits one process to more than an
-accelerator takes (40,000 images/s). Where reading and decoding copy 192 bytes, two
-threads give 415,000 images/s, eight 410,000; with prepared images of 8 pixels 130,000
-raw ones or 46,000 JPEGs (two cores, shared with other work). Formats that Pillow
-decodes, such as PNG, hold the lock much longer: prepare them.
+One process decodes, in threads. Python's lock limits it (two busy cores): to 400,000
+images/s where reading and decoding copy 192 bytes, and to 130,000 raw and 50,000 JPEG
+ones of 8 pixels. Sixteen cores, emulated by a sleep in place of reading or decoding,
+give 57,000 raw images/s but 22,000 JPEGs, since each JPEG releases the lock three
+times: there, store raw pixels (`prepare --encoding=raw`). Formats that
+Pillow decodes, such as PNG, hold the lock longer: prepare them.
 """
 
 import functools
