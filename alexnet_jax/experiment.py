@@ -16,6 +16,7 @@ from alexnet_jax.config import check_fields
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.network.shapes import stages
+from alexnet_jax.optimizer import chance_error
 
 
 def check(config: ConfigDict) -> None:
@@ -111,7 +112,7 @@ def make_schedule(
     c = config.optimizer
     rates = c.rate, c.rate * c.bias_rate_multiple
     if c.schedule == "plateau":
-        chance = optimizer.chance_error(classes, validation_images)
+        chance = chance_error(classes, validation_images)
         return optimizer.Plateau(
             *rates, c.plateau_factor, c.plateau_drops, c.patience, chance
         )
