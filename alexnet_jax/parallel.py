@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.network.alexnet import AlexNet
 
 DATA, FC, TOWER = "data", "fc", "tower"
 
@@ -89,7 +89,7 @@ def example_axes(mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis in mesh.axis_names if axis != TOWER)
 
 
-def on_this_device(network: AlexNet, mesh: Mesh) -> AlexNet:
+def on_this_device(network: nn.Module, mesh: Mesh) -> nn.Module:
     """The part of a network that one device of a mesh computes."""
     shared = FC in mesh.axis_names
     return network.clone(
@@ -100,12 +100,12 @@ def on_this_device(network: AlexNet, mesh: Mesh) -> AlexNet:
     )
 
 
-def parameter_specs(network: AlexNet, mesh: Mesh) -> Any:
+def parameter_specs(network: nn.Module, mesh: Mesh) -> Any:
     """`AlexNet.parameter_specs` on a mesh."""
     return on_this_device(network, mesh).parameter_specs()
 
 
-def parameter_shardings(network: AlexNet, mesh: Mesh) -> Any:
+def parameter_shardings(network: nn.Module, mesh: Mesh) -> Any:
     """`parameter_specs` as shardings."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), parameter_specs(network, mesh)
@@ -173,7 +173,7 @@ def micro_batches(mesh: Mesh, batch: dict[str, jax.Array], count: int) -> dict:
     } | {"row": jnp.asarray(rows)}
 
 
-def replicas(network: AlexNet, mesh: Mesh, params: Any) -> Any:
+def replicas(network: nn.Module, mesh: Mesh, params: Any) -> Any:
     """Parameters → one replica for each set of devices that computes with them.
 
     A leading axis counts the replicas; nothing is communicated. Differentiate with
@@ -197,7 +197,7 @@ def _replica_axes(mesh: Mesh, spec: P) -> tuple[str, ...]:
     return tuple(axis for axis in example_axes(mesh) if axis not in split)
 
 
-def evaluation_forward(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]:
+def evaluation_forward(network: nn.Module, mesh: Mesh) -> Callable[..., jax.Array]:
     """The per-device program as a function of global arrays, without dropout.
 
     Returns:
@@ -218,7 +218,7 @@ def evaluation_forward(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]
     return forward
 
 
-def training_forward(network: AlexNet, mesh: Mesh) -> Callable[..., jax.Array]:
+def training_forward(network: nn.Module, mesh: Mesh) -> Callable[..., jax.Array]:
     """The same with dropout, for gradients with respect to `replicas`.
 
     Differentiate outside of it: the gradients are then those of the global loss,

@@ -41,7 +41,7 @@ def start_app(
 
 
 def run_app(name: str, *arguments: object) -> Answer:
-    """Waits for its end and tells its exit status and what it printed."""
+    """Run it to its end: its exit status and output."""
     with tempfile.TemporaryDirectory() as folder:
         process = start_app(Path(folder), name, *arguments)
         process.join()

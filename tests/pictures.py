@@ -10,7 +10,7 @@ from PIL import Image
 
 from alexnet_jax.data.augment import Augmentation
 
-# The colours of ImageNet as cuda-convnet2 ships them (facts.md section 6).
+# The colours of ImageNet as cuda-convnet2 ships them (docs/sources.md, section 10).
 STDDEV = (19.7208, 37.0939, 121.7801)
 AXES = (
     (0.418, -0.713, -0.5635),

@@ -17,7 +17,7 @@ from alexnet_jax.parallel import make_mesh
 MARGIN = 8
 MESH = make_mesh(1, 1, 2, batch_size=1)
 
-# Facts 7: the corners and the centre, then the mirror images of the same.
+# docs/sources.md, 'Test time': corners and centre, then their mirror images.
 TEN_VIEWS = [
     (y, x, mirrored)
     for mirrored in (False, True)

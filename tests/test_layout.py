@@ -29,10 +29,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # The same within data/.
 DATA_FLOORS = (
-    {"augment", "files", "generated", "images", "index"},
+    {"augment", "files", "generated", "ilsvrc", "images", "index"},
     {"prepared", "preprocess", "tars"},
     {"folders", "loader", "statistics", "tfds"},
-    {"ilsvrc"},
     {"sources"},
 )
 DATA_FLOOR = {name: floor for floor, names in enumerate(DATA_FLOORS) for name in names}
@@ -55,10 +54,10 @@ APPS = (
     *("prepare.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 50
+MOST_MODULES = 56
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 3_400,
+    "root and network": 4_200,
     "data": 1_950,
     "prepare": 1_200,
     "benchmark": 1_300,

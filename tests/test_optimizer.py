@@ -115,7 +115,7 @@ def test_torch_sgd_agrees_until_the_rate_drops_and_then_no_more():
 
 
 def test_after_a_drop_the_velocity_coasts():
-    # Facts 14.4.
+    # docs/sources.md, 'Update rule'.
     params, gradient = trees(2)
     nothing = jax.tree.map(np.zeros_like, gradient)
     schedule = [rates(0.01, 0.02), rates(0.001, 0.002)]
@@ -127,7 +127,7 @@ def test_after_a_drop_the_velocity_coasts():
 
 
 def test_a_bias_steps_twice_as_far_and_only_weights_decay():
-    # Facts 14.5.
+    # docs/sources.md, 'Update rule'.
     (params,) = trees(1)
     for gradient, step, bias_step in ((1.0, -0.01, -0.02), (0.0, 0.0, 0.0)):
         same = jax.tree.map(lambda p, g=gradient: np.full_like(p, g), params)
@@ -154,7 +154,7 @@ def test_a_frozen_layer_and_its_velocity_stand_still():
     expected, _ = stated_by_section_5(params, gradients, [warm] * 8)
     assert relative_difference(later[-1]["fc8"], expected[-1]["fc8"]) <= 1e-5
 
-    # Thawed, it goes on with the velocity it had.
+    # Thawed, it continues with the velocity that it had.
     thawed, _ = updated(
         params,
         [*gradients[:4], gradients[7], gradients[4]],

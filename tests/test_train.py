@@ -254,7 +254,7 @@ def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
     assert "3 images cannot be decoded and are left out" in capsys.readouterr().out
     assert math.isfinite(logged(workdir)[-1]["validation/loss"])
 
-    # The list of those tells of these pictures only.
+    # The list is valid for these images only.
     rubbish_file, moved = folder / "a" / "empty.JPEG", tmp_path / "empty.JPEG"
     rubbish_file.rename(moved)
     with pytest.raises(InputError, match=r"unreadable.txt: .*empty.JPEG.*delete it"):
@@ -267,7 +267,7 @@ def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
     for name in ("unreadable.txt", "statistics.npz"):
         (workdir / name).unlink()
 
-    # What changes the stream of pictures is told of; the run could not go on exactly.
+    # Images that were added or removed change the stream: the run is refused.
     (folder / "b" / "one_more.png").write_bytes(encoded(np.zeros((9, 9, 3), "u1")))
     with pytest.raises(InputError, match=r"has 31 images .* and had 30 "):
         train(config, workdir)

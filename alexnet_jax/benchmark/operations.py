@@ -17,7 +17,7 @@ from alexnet_jax import device
 from alexnet_jax.benchmark import clock
 from alexnet_jax.experiment import Program
 from alexnet_jax.network.alexnet import UNITS
-from alexnet_jax.network.convolution import convolution
+from alexnet_jax.network.layers import convolution
 from alexnet_jax.network.shapes import Stage, stages
 from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.step import training_pixels

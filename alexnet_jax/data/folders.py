@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.data.ilsvrc import by_number, official_classes, official_order
 from alexnet_jax.data.images import Record
 from alexnet_jax.data.tars import Member, TarImages, walk
 from alexnet_jax.errors import ImageError, InputError
@@ -72,6 +73,28 @@ class ClassFolders(Files):
             files += [f"{name}/{file}" for file in inside]
             labels += [label] * len(inside)
         super().__init__(path, classes, files, labels)
+
+
+def open_folder(path: str | Path, key: str) -> Files:
+    """The images in class folders, or ILSVRC2012's validation images in one folder.
+
+    The latter is what its tar unpacks to: ILSVRC2012_val_00000001.JPEG ….
+
+    Args:
+        path: the folder.
+        key: the config key or flag that named it, for messages.
+    """
+    stem, folder = "ILSVRC2012_val", Path(path)
+    if not any(folder.glob(f"{stem}_*.JPEG")) or folders_in(folder):
+        return ClassFolders(path, key)
+    truth, names = official_order(), official_classes()
+    wanted = f"next to {stem}_00000001.JPEG … it must hold no other images"
+    found = [(file, file) for file in images_below(folder)]
+    files = by_number(stem, found, len(truth), f"{key}={str(path)!r}", wanted)
+    # The first N images may lack some of the classes.
+    used, labels = np.unique(truth[: len(files)], return_inverse=True)
+    classes = tuple(names[label] for label in used.tolist())
+    return Files(path, classes, files, labels.tolist())
 
 
 def folders_in(path: str | Path) -> list[str]:

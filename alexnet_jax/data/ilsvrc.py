@@ -4,12 +4,8 @@ import enum
 import importlib.resources
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
-from alexnet_jax.data.folders import ClassFolders, Files, folders_in, images_below
 from alexnet_jax.errors import InputError
 
 T = TypeVar("T")
@@ -23,28 +19,6 @@ class Split(enum.StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
-
-
-def open_folder(path: str | Path, key: str) -> Files:
-    """The images in class folders, or ILSVRC2012's validation images in one folder.
-
-    The latter is what its tar unpacks to: ILSVRC2012_val_00000001.JPEG ….
-
-    Args:
-        path: the folder.
-        key: the config key or flag that named it, for messages.
-    """
-    stem, folder = "ILSVRC2012_val", Path(path)
-    if not any(folder.glob(f"{stem}_*.JPEG")) or folders_in(folder):
-        return ClassFolders(path, key)
-    truth, names = official_order(), official_classes()
-    wanted = f"next to {stem}_00000001.JPEG … it must hold no other images"
-    found = [(file, file) for file in images_below(folder)]
-    files = by_number(stem, found, len(truth), f"{key}={str(path)!r}", wanted)
-    # The first N images may lack some of the classes.
-    used, labels = np.unique(truth[: len(files)], return_inverse=True)
-    classes = tuple(names[label] for label in used.tolist())
-    return Files(path, classes, files, labels.tolist())
 
 
 def by_number(

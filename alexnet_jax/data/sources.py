@@ -6,9 +6,8 @@ to `preprocess`, so that an image has the same pixels in every kind of storage.
 
 import os
 
-from alexnet_jax.data.folders import ClassTar
+from alexnet_jax.data.folders import ClassTar, open_folder
 from alexnet_jax.data.generated import Generated
-from alexnet_jax.data.ilsvrc import open_folder
 from alexnet_jax.data.images import Source, View
 from alexnet_jax.data.prepared import Manifest, Prepared
 from alexnet_jax.data.tfds import Tfds

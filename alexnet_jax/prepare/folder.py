@@ -19,8 +19,7 @@ from alexnet_jax.data.prepared import Manifest
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.prepare import manifest, pool, shards
-from alexnet_jax.prepare.manifest import Settings, require_same
-from alexnet_jax.prepare.originals import Originals
+from alexnet_jax.prepare.manifest import Originals, Settings, require_same
 from alexnet_jax.prepare.shards import ENCODINGS, DiskError, Shard
 
 SAMPLE = 100  # images encoded to estimate the size of all

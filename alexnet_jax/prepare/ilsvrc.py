@@ -17,30 +17,38 @@ A split whose tar is missing is left out. The labels of ILSVRC2012's validation 
 are the official ones, which TFDS ships.
 """
 
+import io
 import itertools
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from alexnet_jax.data.ilsvrc import Split, by_number, official_classes, official_order
+from alexnet_jax.data.ilsvrc import (
+    CLASSES,
+    Split,
+    by_number,
+    official_classes,
+    official_order,
+)
 from alexnet_jax.data.tars import Member, TarImages, walk
 from alexnet_jax.errors import InputError
-from alexnet_jax.prepare import devkit
 
 OFFICIAL = {  # number of images
     "ILSVRC2012": {Split.TRAIN: 1_281_167, Split.VALIDATION: 50_000},
-    "ILSVRC2010": {
-        Split.TRAIN: 1_261_406,
-        Split.VALIDATION: 50_000,
-        Split.TEST: 150_000,
-    },
+    "ILSVRC2010": dict(zip(Split, (1_261_406, 50_000, 150_000), strict=True)),
 }
 WORDS = {Split.TRAIN: "train", Split.VALIDATION: "val", Split.TEST: "test"}
 STEMS = {"ILSVRC2012": "ILSVRC2012_img", "ILSVRC2010": "ILSVRC2010_images"}
 TARS = {
     year: {split: f"{STEMS[year]}_{WORDS[split]}.tar" for split in splits}
     for year, splits in OFFICIAL.items()
+}
+DEVKIT, META = "ILSVRC2010_devkit-1.0.tar.gz", "meta.mat"
+TRUTH = {
+    Split.VALIDATION: "ILSVRC2010_validation_ground_truth.txt",
+    Split.TEST: "ILSVRC2010_test_ground_truth.txt",
 }
 PATCHES = "patch_images.tar"  # of ILSVRC2010
 KEY = "--source"
@@ -72,9 +80,9 @@ def open_tar(year: str, split: Split, tar: Path) -> TarImages:
         if split == Split.VALIDATION:
             truth = official_order()
     else:
-        classes, by_id = devkit.synsets(tar.parent, KEY)
+        classes, by_id = _synsets(tar.parent)
         if split != Split.TRAIN:
-            truth = devkit.truth(tar.parent, split, by_id, KEY)
+            truth = _truth(tar.parent, split, by_id)
     members: Sequence[Member]
     labels: Sequence[int]
     if split == Split.TRAIN:
@@ -146,3 +154,62 @@ def _numbered(stem: str, path: Path, labelled: int) -> list[Member]:
         elif not info.isdir():
             raise InputError(f"{given}: holds {info.name!r}; {wanted}")
     return by_number(stem, found, labelled, given, wanted)
+
+
+def _synsets(folder: Path) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The WordNet ids in label order (sorted), and the label of each ILSVRC2010_ID.
+
+    Ids above 1,000 are inner nodes of the hierarchy and are left out.
+    """
+    from scipy.io import loadmat  # imported here: it takes 0.2 s
+
+    try:
+        table = loadmat(io.BytesIO(_read_devkit(folder, META)), squeeze_me=True)
+        numbers = [int(number) for number in table["synsets"]["ILSVRC2010_ID"]]
+        names = [str(name) for name in table["synsets"]["WNID"]]
+    except InputError:
+        raise
+    except Exception as error:  # loadmat raises many kinds
+        raise InputError(
+            f"{KEY}={str(folder)!r}: {META} is not that of ILSVRC2010 ({error}); "
+            f"put {DEVKIT} there"
+        ) from None
+    by_id = {n: name for n, name in zip(numbers, names, strict=True) if n <= CLASSES}
+    classes = tuple(sorted(by_id.values()))
+    label_of = {name: label for label, name in enumerate(classes)}
+    return classes, {number: label_of[name] for number, name in by_id.items()}
+
+
+def _truth(folder: Path, split: Split, by_id: dict[int, int]) -> list[int]:
+    """The labels of the validation or test images, by number; `by_id` of `synsets`."""
+    name = TRUTH[split]
+    text = _read_devkit(folder, name).decode(errors="replace").split()
+    try:
+        return [by_id[int(number)] for number in text]
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{KEY}={str(folder)!r}: {name} must hold a number from 1 to "
+            f"{len(by_id)} on each line, but has {error}; download it again"
+        ) from None
+
+
+def _read_devkit(folder: Path, name: str) -> bytes:
+    for place in (folder, folder / "data", folder / "devkit-1.0" / "data"):
+        if (place / name).is_file():
+            return (place / name).read_bytes()
+    try:
+        with tarfile.open(folder / DEVKIT) as devkit:
+            for info in devkit:
+                if info.isreg() and PurePosixPath(info.name).name == name:
+                    return devkit.extractfile(info).read()  # type: ignore[union-attr]
+    except FileNotFoundError:
+        pass
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(
+            f"{KEY}: {str(folder / DEVKIT)!r}: damaged ({error}); download it again"
+        ) from None
+    wanted = name if name == TRUTH[Split.TEST] else DEVKIT
+    raise InputError(
+        f"{KEY}={str(folder)!r}: {name} is missing; the labels of ILSVRC2010 need it: "
+        f"put {wanted} there"
+    )

@@ -3,6 +3,7 @@
 data/prepared.py lists the files.
 """
 
+import hashlib
 import io
 import json
 import zipfile
@@ -17,12 +18,12 @@ import PIL
 from alexnet_jax.data import prepared
 from alexnet_jax.data.files import flush, replaced, sha256, write_lines
 from alexnet_jax.data.ilsvrc import Split
+from alexnet_jax.data.images import Source
 from alexnet_jax.data.prepared import Manifest
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare.ilsvrc import OFFICIAL
-from alexnet_jax.prepare.originals import Originals
 from alexnet_jax.prepare.shards import Encoder, Shard
 
 Recorded = dict[str, Any]  # settings as JSON keeps them
@@ -38,6 +39,34 @@ IN_WORDS = {
 }
 IN_MANIFEST = ("sha256", "index", "bytes", "records")
 IN_UNFINISHED = (*IN_MANIFEST, "classes", "unreadable")
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The images of a folder."""
+
+    dataset: str  # 'ILSVRC2012', 'ILSVRC2010' or 'pictures'
+    classes: tuple[str, ...]
+    splits: dict[Split, Source]
+    folders: tuple[Path, ...]  # which are read, so that nothing may be written there
+
+    def digest(self) -> str:
+        """A checksum of classes, names and order; pixels are not part of it."""
+        digest = hashlib.sha256()
+        names_of_splits = [images.names for images in self.splits.values()]
+        for names in ([self.dataset], self.classes, *names_of_splits):
+            text = "\n".join([str(len(names)), *names])
+            digest.update(text.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def require_outside(self, folder: Path) -> None:
+        """Check that a folder to write is not inside one that is read."""
+        for place in map(Path.resolve, self.folders):
+            if place in (folder.resolve(), *folder.resolve().parents):
+                raise InputError(
+                    f"--destination={str(folder)!r}: is inside {str(place)!r}, which "
+                    "is to be read; give a folder elsewhere"
+                )
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
 """The images to prepare, in whichever layout their folder has."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from alexnet_jax.data.folders import folders_in
-from alexnet_jax.data.ilsvrc import Split, official_classes, open_folder
+from alexnet_jax.data.folders import folders_in, open_folder
+from alexnet_jax.data.ilsvrc import Split, official_classes
 from alexnet_jax.data.images import Source
 from alexnet_jax.data.prepared import Manifest
 from alexnet_jax.data.sources import match_classes
 from alexnet_jax.data.tfds import Tfds, splits_in
 from alexnet_jax.errors import InputError
 from alexnet_jax.prepare.ilsvrc import KEY, TARS, open_tar, tars_in
+from alexnet_jax.prepare.manifest import Originals
 
 FOLDERS = {
     "train": Split.TRAIN,
@@ -24,34 +24,6 @@ WANTED = (
     "give a folder with the tars of ILSVRC2012 or ILSVRC2010, with class folders in "
     "train/ and val/ (ILSVRC2012's val/ may be flat), or one that TFDS prepared"
 )
-
-
-@dataclass(frozen=True)
-class Originals:
-    """The images of a folder."""
-
-    dataset: str  # 'ILSVRC2012', 'ILSVRC2010' or 'pictures'
-    classes: tuple[str, ...]
-    splits: dict[Split, Source]
-    folders: tuple[Path, ...]  # which are read, so that nothing may be written there
-
-    def digest(self) -> str:
-        """A checksum of classes, names and order; pixels are not part of it."""
-        digest = hashlib.sha256()
-        names_of_splits = [images.names for images in self.splits.values()]
-        for names in ([self.dataset], self.classes, *names_of_splits):
-            text = "\n".join([str(len(names)), *names])
-            digest.update(text.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
-
-    def require_outside(self, folder: Path) -> None:
-        """Check that a folder to write is not inside one that is read."""
-        for place in map(Path.resolve, self.folders):
-            if place in (folder.resolve(), *folder.resolve().parents):
-                raise InputError(
-                    f"--destination={str(folder)!r}: is inside {str(place)!r}, which "
-                    "is to be read; give a folder elsewhere"
-                )
 
 
 def open_originals(source: Path, wanted: Sequence[Split]) -> Originals:

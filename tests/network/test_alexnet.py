@@ -18,7 +18,7 @@ from configs import paper, paper_2012_code
 
 VERSIONS = {"paper": paper, "code": paper_2012_code}
 
-# What PyTorch is told: the constants once more, from the text and from config 145.
+# The constants of the PyTorch peer: once more, from the text and from config 145.
 PAPER = {"response_depth": 5, "response_k": 2.0, "response_alpha": 1e-4}
 PAPER |= {"response_beta": 0.75, "towers": 2}
 # Config 145: conv1's maps are normalised and pooled before their ReLU, and conv2's are
@@ -28,7 +28,7 @@ CODE["layers"] = ("conv1", "normalise", "pool", "relu", "conv2", "relu", "normal
 CODE["layers"] += ("normalise_within_maps", "pool", *FIGURE_2[8:])
 PEERS = {"paper": AlexNet(**PAPER), "code": AlexNet(**(PAPER | CODE))}
 
-# Facts 10.1: weights and biases of each layer.
+# docs/sources.md, 'Counts': weights and biases of each layer.
 COUNTS = {
     "conv1": (34_848, 96),
     "conv2": (307_200, 256),
@@ -133,7 +133,7 @@ def test_full_size_outputs_are_those_of_torch(version):
     difference = relative_difference(logits, expected)
     print(f"\n{version}: largest relative difference of the logits {difference:.2e}")
     assert difference <= 1e-4
-    # That it says something: each of these makes a difference of more than a tenth.
+    # The comparison is sharp: each of these makes a difference of more than a tenth.
     assert expected.std() > 0.1 * np.abs(expected).max(), "classes"
     assert relative_difference(expected[0], expected[1]) > 0.1, "images"
     assert relative_difference(other_version, expected) > 0.1, "versions"

@@ -14,7 +14,7 @@ from torch.nn import functional
 from alexnet_jax import device
 from alexnet_jax.errors import InputError
 from alexnet_jax.network import ops
-from alexnet_jax.network.convolution import convolution
+from alexnet_jax.network.layers import convolution
 
 
 def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -365,7 +365,7 @@ def test_dropout_drops_at_its_rate_and_rescales_nothing(rate):
     assert near(kept.mean(), kept.size)
     assert near(kept.mean(axis=0), 64), "of each unit over the examples"
     assert near(kept.mean(axis=1), 1024), "of each example over the units"
-    # Facts 14.8: what it gives on average is what the test multiplies with.
+    # Its average is the factor at test (docs/sources.md, 'Dropout').
     assert abs(out.mean() / ((1 - rate) * x.mean()) - 1) < 0.02
 
 
