@@ -15,11 +15,10 @@ import optax
 
 from alexnet_jax import device
 from alexnet_jax.benchmark import clock
-from alexnet_jax.experiment import Program
+from alexnet_jax.experiment import Program, make_optimizer
 from alexnet_jax.network.alexnet import UNITS
 from alexnet_jax.network.layers import convolution
 from alexnet_jax.network.shapes import Stage, stages
-from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.step import training_pixels
 
 ROUNDS, READING = 3, 0.1  # seconds
@@ -193,8 +192,7 @@ def _dropout(name: str, alone: Any, x: jax.ShapeDtypeStruct) -> Operation:
 
 def _update(config: Any, program: Program) -> Operation:
     """Weight decay, velocity and step of all parameters."""
-    c = config.optimizer
-    optimizer = momentum_with_decay(c.momentum, c.weight_decay)
+    optimizer = make_optimizer(config)
 
     def update(params_and_state, gradients, rates):
         params, state = params_and_state
