@@ -5,13 +5,13 @@
         --config.dataset.validation=ILSVRC2012/val
 
 Expect, after 90 epochs of ImageNet: 40.7 % top-1 and 18.2 % top-5 error over ten views
-of the validation pictures is what the paper reports (Table 2, '1 CNN'). The paper took
+of the validation images is what the paper reports (Table 2, '1 CNN'). The paper took
 five to six days on two GTX 580.
 
 Where the text cannot be followed to the letter, or is silent:
 
 - Colour noise (§4.1): the formula multiplies by the eigenvalues of the covariance; at
-  ±1,483 grey levels nothing would be left of a picture. The standard deviations, their
+  ±1,483 grey levels nothing would be left of an image. The standard deviations, their
   square roots, are used, as in the 2012 code.
 - Response normalisation (§3.3): N is 'the total number of kernels in the layer', but
   windows across the towers would make the GPUs talk where §3.2 says that they do not.

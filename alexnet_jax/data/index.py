@@ -19,7 +19,7 @@ MOST = 500 * (BLOCK - START)  # bytes a call: the system reads into ≤ 1,024 bu
 ENTRY = np.dtype([("at", "<i8"), ("size", "<i4"), ("label", "<i4"), ("hash", "<u8")])
 
 
-def beside(shard: Path) -> Path:
+def file_of(shard: Path) -> Path:
     """The index file of a shard."""
     return shard.with_name(f"{shard.name}.index.npy")
 

@@ -213,7 +213,7 @@ class Prepared:
 
 def _entries(shard: Path, facts: dict[str, Any]) -> np.ndarray:
     """The index of a shard, whose size is checked."""
-    path = index.beside(shard)
+    path = index.file_of(shard)
     try:
         if shard.stat().st_size != facts["bytes"]:
             raise damaged(shard, f"not of {facts['bytes']:,} bytes")

@@ -144,7 +144,7 @@ def write(
     fingerprints: list[Fingerprint] = []
     unreadable: list[str] = []
     try:
-        with replaced(path) as records, replaced(index.beside(path)) as entries:
+        with replaced(path) as records, replaced(index.file_of(path)) as entries:
             writer = ArrayRecordWriter(str(records), OPTIONS)
             for i in range(len(images)):
                 stop_if_asked()
@@ -189,7 +189,7 @@ def write(
 def is_whole(shard: Shard, *, folder: Path) -> bool:
     """Whether the files of a shard are still as they were written."""
     path = folder / shard.file
-    unchanged = not shard.index or is_unchanged(index.beside(path), shard.index)
+    unchanged = not shard.index or is_unchanged(index.file_of(path), shard.index)
     return unchanged and is_unchanged(path, shard.sha256)
 
 
