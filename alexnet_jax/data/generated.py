@@ -91,7 +91,7 @@ class Generated:
             role: 'train' or 'validation', two streams without a common image.
         """
         if role not in ROLES:
-            raise InputError(f"generated images: role {role!r} is not in {ROLES}")
+            raise InputError(f"generated images: no {role!r} split, only {ROLES}")
         if count < len(self.classes):
             raise InputError(
                 f"dataset.{role}: {count} generated images, "
