@@ -75,7 +75,7 @@ def test_apps_as_modules_define_no_flags():
         ("--config.mesh.tower=3", "mesh.tower=3: a network of 2 tower(s)"),
         ("--config.dataset.train=some", "dataset.train='some': not a number of ima"),
         ("--config.dataset.source=folder", "dataset.train='100': no such file or fol"),
-        ("--config.dataset.validation=5", "5 generated pictures, 10 or more are need"),
+        ("--config.dataset.validation=5", "5 generated images, 10 or more are needed"),
         ("--config.batch_size=101", "batch_size=101: more than the 100 images"),
         ("--workdir=", "--workdir=: is empty; give a path"),
         ("--workdir=pyproject.toml", "pyproject.toml': cannot be made: File exists"),
