@@ -160,7 +160,7 @@ def test_colour_does_not_tell_the_class():
         ((9, 64, 0, "train"), r"dataset\.train: 9 .* 10 or more"),
         ((9, 64, 0, "validation"), r"dataset\.validation: 9 .* 10 or more"),
         ((10, 31, 0, "train"), r"dataset\.image_size: 31 pixels.* 32 or more"),
-        ((10, 64, 0, "test"), r"'test' is not in \('train', 'validation'\)"),
+        ((10, 64, 0, "test"), r"no 'test' split, only \('train', 'validation'\)"),
     ],
 )
 def test_errors_name_the_key(arguments, message):

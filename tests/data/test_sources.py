@@ -280,7 +280,9 @@ def test_generated():
     assert len(source) == 40
     np.testing.assert_array_equal(source[17][1], expected[17][1])
     refused(lambda: opened("generated", "many"), "dataset.train='many'", "4000")
-    refused(lambda: opened("generated", "40", "test"), "generated images: no 'test' split")
+    refused(
+        lambda: opened("generated", "40", "test"), "generated images: no 'test' split"
+    )
 
 
 @pytest.fixture(scope="module")
