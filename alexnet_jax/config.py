@@ -146,9 +146,8 @@ def shared_by_processes(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in flat(config).items() if k != "dataset.threads"}
 
 
-def check_fields(config: ConfigDict) -> None:
-    """Check that a config has exactly these fields, each within its bound."""
-    values = flat(config)
+def check_fields(values: Mapping[str, Any]) -> None:
+    """Check that the flat values of a config are of these fields, and within bounds."""
     for key in sorted(values.keys() - FIELDS.keys()):
         raise InputError(f"{key}: no such config key{nearest(key, FIELDS)}")
     for key, field in FIELDS.items():
@@ -178,8 +177,8 @@ def parsed(text: str, where: str) -> ConfigDict:
     try:
         if missing := [key for key in FIELDS if key not in values]:
             raise InputError(f"lacks the key {missing[0]}; restore or delete it")
+        check_fields(values)
         config.update_from_flattened_dict(values)
-        check_fields(config)
     except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{where}: {error}") from None
     return config

@@ -17,11 +17,12 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.network.shapes import stages
 from alexnet_jax.optimizer import chance_error
+from alexnet_jax.values import flat
 
 
 def check(config: ConfigDict) -> None:
     """Check every field of a config, alone and together with the others."""
-    check_fields(config)
+    check_fields(flat(config))
     for mistake in _mistakes(config):
         raise InputError(mistake)
     make_schedule(config)
