@@ -169,6 +169,10 @@ def parsed(text: str, where: str) -> ConfigDict:
     """
     try:
         values = _upgraded(flat(ConfigDict(json.loads(text))))
+    except KeyError as error:
+        raise InputError(
+            f"{where}: lacks the key {error}; restore or delete it"
+        ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{where}: not the JSON of a config ({error}); restore or delete it"

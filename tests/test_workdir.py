@@ -65,6 +65,7 @@ def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
         ("[1, 2]", "not the JSON of a config"),
         ("{}", "lacks the key seed"),
         ('{"seed": 0, "sead": 1}', "lacks the key batch_size"),
+        ('{"network": {"conv1_size": 11}}', "lacks the key .network.conv1_stride"),
         ("\x00\x01", "not the JSON of a config"),
     ],
 )

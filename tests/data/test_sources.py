@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from pictures import Numbered, encoded, write_class_folders, write_tar
+from preparing import refused
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.data.folders import ClassFolders, ClassTar
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.data.images import View
 from alexnet_jax.data.sources import match_classes, open_source
-from alexnet_jax.errors import ImageError, InputError
+from alexnet_jax.errors import ImageError
 
 KEY = "dataset.train"
 CLASSES = {"beta": 3, "alpha": 2, "gamma": 12}
@@ -29,16 +30,6 @@ def opened(kind, where, role="train", **options):
 @pytest.fixture
 def folder(tmp_path):
     return write_class_folders(tmp_path / "train", CLASSES)
-
-
-def refused(make, *parts):
-    """Check that `make` raises an InputError of one line with all the parts."""
-    with pytest.raises(InputError) as caught:
-        make()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
 
 
 def test_folders_are_classes_in_order_of_name(folder):
