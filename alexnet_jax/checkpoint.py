@@ -100,6 +100,35 @@ class Checkpoints:
         """Read the parameters of the newest checkpoint alone; see `restore`."""
         return self._read(like).params
 
+    def restore_layers(self, like: Any) -> Any:
+        """Read the parameters of some layers of another network's checkpoint.
+
+        Args:
+            like: {layer: …} of the layers wanted, as for `restore`.
+        """
+        if self.newest is None:
+            raise InputError(f"{self._directory}: holds no complete checkpoint")
+        tree = self._manager.item_metadata(self.newest).params.tree
+        stored, wanted = _shapes(tree), _shapes(like)
+        if different := [
+            f"{name} is {stored.get(name, 'absent')} there and {shape} here"
+            for name, shape in wanted.items()
+            if stored.get(name) != shape
+        ]:
+            raise InputError(
+                f"start.checkpoint={self._directory.parent}: {'; '.join(different)}; "
+                "name these layers in start.fresh, or start from another checkpoint"
+            )
+        device = jax.local_devices()[0]
+        others = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(
+                a.shape, a.dtype, sharding=jax.sharding.SingleDeviceSharding(device)
+            ),
+            {layer: own for layer, own in tree.items() if layer not in like},
+        )
+        restored = self._read({**others, **like}).params
+        return {layer: restored[layer] for layer in like}
+
     def _read(self, params: Any, **others: Any) -> Any:
         if self.newest is None:
             raise InputError(f"{self._directory}: holds no complete checkpoint")

@@ -1,6 +1,7 @@
 """Shared by the apps: flags, configs, and one clear line for a mistake."""
 
 import errno
+import math
 import os
 import re
 import runpy
@@ -133,17 +134,27 @@ def define_config(default: str | None = None) -> Any:
     )
 
 
-def define_networks() -> Callable[[], tuple[list[Path], int]]:
-    """Define --checkpoint and --views; the result reads the folders and the views."""
+def define_networks() -> Callable[[], tuple[list[Path], int, list[float]]]:
+    """Define --checkpoint, --views and --weights; the result reads them."""
     several = "Work directories; several are averaged as an ensemble."
     checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
-    views = flags.DEFINE_enum("views", "1", ["1", "10"], "Views of an image (§4.1).")
+    kinds = "Views of an image: 1, 10 (§4.1), or 9 as for CIFAR-10 in 2012."
+    views = flags.DEFINE_enum("views", "1", ["1", "9", "10"], kinds)
+    weights = flags.DEFINE_list("weights", [], "Of the networks of an ensemble.")
 
-    def given() -> tuple[list[Path], int]:
+    def given() -> tuple[list[Path], int, list[float]]:
         names = checkpoint.value
         if not names or not all(names):
             raise InputError(f"--checkpoint={','.join(names)}: name a work directory")
-        return list(map(Path, names)), int(views.value)
+        try:
+            shares = [float(weight) for weight in weights.value]
+            if any(not 0 <= share < math.inf for share in shares):
+                raise ValueError
+        except ValueError:
+            raise InputError(
+                f"--weights={','.join(weights.value)}: must be numbers, 0 or more"
+            ) from None
+        return list(map(Path, names)), int(views.value), shares
 
     return given
 

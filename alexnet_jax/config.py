@@ -16,7 +16,17 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
-from alexnet_jax.values import choice, each, flat, nearest, number, rows, text, whole
+from alexnet_jax.values import (
+    choice,
+    each,
+    flat,
+    nearest,
+    number,
+    padding,
+    rows,
+    text,
+    whole,
+)
 
 
 class Change(enum.Enum):
@@ -56,6 +66,11 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "precision": Field("float32", "of the computation; float64 is for proofs",
                            choice("float32", "bfloat16", "float64")),
     },
+    "start": {
+        "checkpoint": Field("", "work directory to take the first weights from; "
+                            "'': random (§5)", text),
+        "fresh": Field((), "layers that start at random all the same", each(text)),
+    },
     "mesh": {
         "data": Field(-1, "replicas; −1: all devices left", whole(-1), ANY),
         "tower": Field(1, "devices a replica; 2: one a tower (§3.2)", whole(1), ANY),
@@ -78,7 +93,8 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "kernels": Field(N.kernels, "maps of each convolution (§3.5)", each(whole(1))),
         "sizes": Field(N.sizes, "pixels; sides of kernels (§3.5)", each(whole(1))),
         "strides": Field(N.strides, "pixels (§3.5)", each(whole(1))),
-        "paddings": Field(N.paddings, "pixels on each side (code)", each(whole(0))),
+        "paddings": Field(N.paddings, "pixels on each side, or (before, behind) (code)",
+                          each(padding)),
         "units": Field(N.units, "of fc6 and fc7 (§3.5)", each(whole(1))),
         "towers": Field(N.towers, "§3.2", whole(1)),
         "pool_size": Field(N.pool_size, "pixels; z of §3.4", whole(1)),
@@ -89,6 +105,8 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "response_beta": Field(N.response_beta, "§3.3", number(0)),
         "response_range": Field(N.response_range, "'layer': N of §3.3; 'tower': code",
                                 choice("tower", "layer")),
+        "spatial_size": Field(N.spatial_size, "pixels; of 'normalise_within_maps' "
+                              "(code)", whole(1)),
         "spatial_alpha": Field(N.spatial_alpha, "of 'normalise_within_maps' (code)",
                                number(0)),
         "stddevs": Field(N.stddevs, "conv1 to fc8 (§5); code: 0.03 in conv3 to conv5",
@@ -99,6 +117,8 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
     "optimizer": {
         "momentum": Field(0.9, "§5", number(0, 1)),
         "weight_decay": Field(0.0005, "of weights, not of biases (§5)", number(0)),
+        "layer_decays": Field((), "rows of (layer, decay), which override weight_decay",
+                              rows),
         "rate": Field(0.01, "learning rate of weights at the start (§5)", number(0)),
         "bias_rate_multiple": Field(1.0, "§5: equal in all layers; code: 2", number(0)),
         "schedule": Field("plateau", "§5; 'epochs': as in drops",
@@ -191,7 +211,9 @@ def parsed(text: str, where: str) -> ConfigDict:
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Values by key of an earlier version, such as 'network.conv1_size', as today's."""
     new: dict[str, Any] = {"mesh.fc": 1, "accumulation": 1, "optimizer.layer_drops": []}
-    new |= {"dataset.exif_rotation": True, **values}
+    new |= {"dataset.exif_rotation": True, "network.spatial_size": N.spatial_size}
+    new |= {"optimizer.layer_decays": [], "start.checkpoint": "", "start.fresh": []}
+    new |= values
     new.pop("dataset.workers", None)  # processes that decoded
     if "network.conv1_size" in new:
         new["network.sizes"] = [new.pop("network.conv1_size"), *N.sizes[1:]]

@@ -27,6 +27,7 @@ def evaluate(
     config: ConfigDict | None = None,
     *,
     views: int = 1,
+    weights: Sequence[float] = (),
     split: str = "validation",
     allow_unreadable: bool = False,
 ) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def evaluate(
             averaged.
         config: names the images and the mesh; None takes those of the first work
             directory, on all devices that divide its batch size.
-        views: 1 or 10 (§4.1).
+        views: 1, 9 or 10; see `inference.make_probabilities`.
+        weights: of the networks in the average; () counts all the same.
         split: 'validation', 'train' or 'test'.
         allow_unreadable: leaves out images that cannot be decoded, and names them.
 
@@ -59,7 +61,7 @@ def evaluate(
         processes.agree(shared_by_processes(config))
         mesh = experiment.make_mesh(config)
         part = parallel.process_part(mesh)
-        models, classes = workdir.load_ensemble(folders, configs, mesh, views)
+        models, classes = workdir.load_ensemble(folders, configs, mesh, views, weights)
         source = inputs.open_images(config, split, classes)
         batches = inputs.evaluation_input(config, source, part, allow_unreadable)
         bar = tqdm(
@@ -95,11 +97,12 @@ if __name__ == "__main__":
         cli.no_more_arguments(argv)
         device.cache_programs()
         with processes.joined(*PROCESSES()):
-            folders, views = NETWORKS()
+            folders, views, weights = NETWORKS()
             rates = evaluate(
                 folders,
                 CONFIG.value,
                 views=views,
+                weights=weights,
                 split=SPLIT.value,
                 allow_unreadable=ALLOW_UNREADABLE.value,
             )

@@ -17,7 +17,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.network.shapes import stages
 from alexnet_jax.optimizer import chance_error
-from alexnet_jax.values import flat
+from alexnet_jax.values import flat, hashable
 
 
 def check(config: ConfigDict) -> None:
@@ -26,6 +26,7 @@ def check(config: ConfigDict) -> None:
     for mistake in _mistakes(config):
         raise InputError(mistake)
     make_schedule(config)
+    make_optimizer(config)
 
 
 def _mistakes(config: ConfigDict) -> Iterator[str]:
@@ -39,8 +40,9 @@ def _mistakes(config: ConfigDict) -> Iterator[str]:
             "validate_every_epochs=0.0: the plateau rule needs validations; set it to "
             "1, or set optimizer.schedule='epochs'"
         )
-    if c.response_depth % 2 == 0:
-        yield f"network.response_depth={c.response_depth}: must be odd"
+    for key in ("response_depth", "spatial_size"):
+        if c[key] % 2 == 0:
+            yield f"network.{key}={c[key]}: must be odd"
     if c.response_range == "layer" and mesh.tower > 1:
         yield (
             f"mesh.tower={mesh.tower}: windows over the whole layer "
@@ -89,10 +91,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
 
 def make_network(config: ConfigDict, classes: int) -> AlexNet:
     """The network of a config."""
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list | tuple) else value
-        for key, value in config.network.items()
-    }
+    values: dict[str, Any] = {k: hashable(v) for k, v in config.network.items()}
     # float64 exists inside of `device.float64` and is float32 elsewhere.
     dtype = jax.dtypes.canonicalize_dtype(config.precision)
     return AlexNet(classes=classes, dtype=dtype, **values)
@@ -125,9 +124,10 @@ def make_schedule(
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """The update rule of a config (§5)."""
-    return optimizer.momentum_with_decay(
-        config.optimizer.momentum, config.optimizer.weight_decay
-    )
+    c = config.optimizer
+    names = make_network(config, classes=1).weighted
+    by_layer = optimizer.read_layer_decays(c.layer_decays, names)
+    return optimizer.momentum_with_decay(c.momentum, c.weight_decay, by_layer)
 
 
 class Program(NamedTuple):

@@ -1,5 +1,6 @@
 """Predictions averaged over views (§4.1) and networks (§6), and their error rates."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ class Model(NamedTuple):
     probabilities: Callable[..., jax.Array]  # of `make_probabilities`, compiled
     params: Any  # {layer: {'kernel', 'bias'}}
     mean_image: jax.Array  # float32 (S, S, 3), of the training images
+    weight: float = 1.0  # of its predictions in an ensemble's average
 
 
 def make_probabilities(
@@ -30,7 +32,8 @@ def make_probabilities(
         network: the network.
         mesh: `parallel.make_mesh`.
         side: of a view, in pixels.
-        views: 1, the centre; or 10, the corners and the centre with their reflections.
+        views: 1, the centre; 10, the corners and the centre with their reflections; or
+            9, a grid of three by three without (CIFAR-10 in 2012: convdata.py).
         mean_at: as in `step.training_pixels`.
 
     Returns:
@@ -42,10 +45,13 @@ def make_probabilities(
     def probabilities(params, image: jax.Array, mean_image: jax.Array) -> jax.Array:
         margin = image.shape[1] - side
         centre = (margin // 2, margin // 2)
-        corners, flips = [centre], [False]
+        corners: list[tuple[int, ...]] = [centre]
+        flips = [False]
         if views == 10:
             corners += [(0, 0), (0, margin), (margin, 0), (margin, margin)]
             flips += [True]
+        elif views == 9:
+            corners = list(itertools.product((0, margin // 2, margin), repeat=2))
 
         def view(corner_and_flip):
             (y, x), flip = corner_and_flip
@@ -68,10 +74,42 @@ def make_probabilities(
     return probabilities
 
 
+def make_features(
+    network: AlexNet, mesh: Mesh, side: int, layer: str
+) -> Callable[..., jax.Array]:
+    """Build the activations of a layer for the centre views of images.
+
+    Args:
+        network: the network.
+        mesh: `parallel.make_mesh` with one device along 'tower'.
+        side: of a view, in pixels.
+        layer: of `AlexNet.weighted`; its activations are those behind its unit.
+
+    Returns:
+        features(params, image uint8 (B, S, S, 3), mean_image (S, S, 3)) → (B, n).
+    """
+    forward = parallel.evaluation_forward(network, mesh, until=layer)
+
+    def features(params, image: jax.Array, mean_image: jax.Array) -> jax.Array:
+        margin = (image.shape[1] - side) // 2
+        centre = slice(margin, margin + side)
+        mean = mean_image[centre, centre]
+        pixels = image[:, centre, centre].astype(mean.dtype) - mean
+        return forward(params, pixels).reshape(len(image), -1)
+
+    return features
+
+
 def ensemble(models: Sequence[Model], image: jax.Array) -> jax.Array:
-    """The average (§6) of the models' softmax outputs for uint8 (B, S, S, 3)."""
+    """The average (§6; 2012 avg-test.py) of the models' softmax outputs.
+
+    Args:
+        models: with their weights.
+        image: uint8 (B, S, S, 3).
+    """
     answers = [m.probabilities(m.params, image, m.mean_image) for m in models]
-    return jnp.mean(jnp.stack(answers), axis=0)
+    weights = jnp.array([model.weight for model in models], answers[0].dtype)
+    return jnp.tensordot(weights / weights.sum(), jnp.stack(answers), axes=1)
 
 
 @jax.jit

@@ -18,7 +18,7 @@ Rates = Mapping[str, Mapping[str, float]]
 
 
 def momentum_with_decay(
-    momentum: float, weight_decay: float
+    momentum: float, weight_decay: float, by_layer: Mapping[str, float] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """The paper's update, with the learning rate ε inside the velocity (§5).
 
@@ -33,6 +33,7 @@ def momentum_with_decay(
     Args:
         momentum: 0.9 in the paper.
         weight_decay: 0.0005 in the paper.
+        by_layer: weight decays of layers that have their own, as the CIFAR-10 networks.
 
     Returns:
         A transformation whose `update` takes the keyword `rates`; its state is an
@@ -44,7 +45,8 @@ def momentum_with_decay(
 
     def update(gradients, state, params, *, rates):
         def velocity(path, v, w, gradient, rate):
-            decay = weight_decay if path[-1].key == "kernel" else 0.0
+            own = (by_layer or {}).get(path[0].key, weight_decay)
+            decay = own if path[-1].key == "kernel" else 0.0
             moving = momentum * v - rate * (gradient + decay * w)
             v = jnp.where(rate == 0, v, moving)
             # XLA:CPU would compute it twice, here and for the weights, and so copy all
@@ -103,6 +105,22 @@ def read_layer_drops(
             )
         by_layer.setdefault(one_of(row[0], layers, key), []).append(row[1:])
     return {layer: read_drops(own, key) for layer, own in by_layer.items()}
+
+
+def read_layer_decays(
+    rows: Sequence[Sequence[Any]], layers: Sequence[str]
+) -> dict[str, float]:
+    """Rows of (layer, weight decay) of optimizer.layer_decays, as {layer: decay}."""
+    key, decays = "optimizer.layer_decays", {}
+    for row in rows:
+        try:
+            layer, decay = row[0], float(row[1])
+        except (TypeError, ValueError, IndexError):
+            raise InputError(f"{key}={row}: must be rows of (layer, decay)") from None
+        if not 0 <= decay < math.inf:
+            raise InputError(f"{key}={row}: the decay must be 0 or more")
+        decays[one_of(layer, layers, key)] = decay
+    return decays
 
 
 @dataclasses.dataclass(frozen=True)

@@ -197,11 +197,18 @@ def _replica_axes(mesh: Mesh, spec: P) -> tuple[str, ...]:
     return tuple(axis for axis in example_axes(mesh) if axis not in split)
 
 
-def evaluation_forward(network: nn.Module, mesh: Mesh) -> Callable[..., jax.Array]:
+def evaluation_forward(
+    network: nn.Module, mesh: Mesh, until: str = ""
+) -> Callable[..., jax.Array]:
     """The per-device program as a function of global arrays, without dropout.
 
+    Args:
+        network: with all towers.
+        mesh: `make_mesh`; one device has all towers where `until` is given.
+        until: a layer whose activations are wanted; '': the logits.
+
     Returns:
-        forward(params, pixels (B, H, W, 3)) → logits (B, classes).
+        forward(params, pixels (B, H, W, 3)) → logits (B, classes), or activations.
     """
     local, examples = on_this_device(network, mesh), P(example_axes(mesh))
 
@@ -213,7 +220,8 @@ def evaluation_forward(network: nn.Module, mesh: Mesh) -> Callable[..., jax.Arra
     def forward(params, pixels):
         # Both towers of a replica look at the same images.
         pixels = lax.pcast(pixels, TOWER, to="varying")
-        return local.apply({"params": params}, pixels)
+        result = local.apply({"params": params}, pixels, until=until)
+        return lax.psum(result, TOWER) if until else result  # over one device
 
     return forward
 

@@ -27,6 +27,7 @@ def predict(
     images: Sequence[str],
     *,
     views: int = 1,
+    weights: Sequence[float] = (),
     top: int = 5,
     names: str | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -36,7 +37,8 @@ def predict(
         folders: work directories of the networks; the predictions of several are
             averaged.
         images: files, and folders of them.
-        views: 1 or 10 (§4.1).
+        views: 1, 9 or 10; see `inference.make_probabilities`.
+        weights: of the networks in the average; () counts all the same.
         top: number of likeliest classes.
         names: a file for `class_names`; None keeps the names of the class folders.
 
@@ -49,7 +51,7 @@ def predict(
         raise InputError("no image given; name image files or folders of them")
     configs = [workdir.read_config(folder) for folder in folders]
     mesh = parallel.make_mesh(1, 1, configs[0].network.towers, BATCH)
-    models, classes = workdir.load_ensemble(folders, configs, mesh, views)
+    models, classes = workdir.load_ensemble(folders, configs, mesh, views, weights)
     if names:
         classes = class_names(names, classes)
 
@@ -130,10 +132,15 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> int:
         """Print the classes of every image; status 1 if one could not be read."""
         device.cache_programs()
-        folders, views = NETWORKS()
+        folders, views, weights = NETWORKS()
         unreadable = False
         for answer in predict(
-            folders, argv[1:], views=views, top=TOP.value, names=NAMES.value
+            folders,
+            argv[1:],
+            views=views,
+            weights=weights,
+            top=TOP.value,
+            names=NAMES.value,
         ):
             print(json.dumps(answer) if JSON.value else readable(answer), flush=True)
             unreadable |= "error" in answer

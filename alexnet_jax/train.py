@@ -125,7 +125,7 @@ class Run:
         """The state to start from, and the seconds trained before it."""
         say(parameter_table(self.program.state.params, self.layers))
         if self.checkpoints.newest is None:
-            return self.program.initialise(), 0.0
+            return self.begun(), 0.0
         state, on_host = self.checkpoints.restore(self.program.state)
         before = on_host.get("pictures", len(self.training))  # absent after convert
         if before != len(self.training):
@@ -138,6 +138,17 @@ class Run:
             self.schedule = self.schedule.with_memory(on_host["plateau"])
         say(f"continuing after step {int(state.step):,}")
         return state, on_host.get("seconds", 0.0)
+
+    def begun(self) -> State:
+        """The state of step 0: random, or with the weights of another run (§6)."""
+        state, start = self.program.initialise(), self.config.start
+        if not start.checkpoint and not start.fresh:
+            return state
+        params = workdir.starting_params(
+            start.checkpoint, start.fresh, self.program.state.params
+        )
+        say(f"starting from {start.checkpoint}: {' '.join(params)}")
+        return dataclasses.replace(state, params={**state.params, **params})
 
     def go(self, stop: processes.Stop, profile: bool) -> None:
         """Train to the end or a signal: steps, lines, validations and checkpoints."""

@@ -67,6 +67,14 @@ def text(value: Any) -> str:
     return "" if isinstance(value, str) else "must be text"
 
 
+def padding(value: Any) -> str:
+    """Zeros on both sides, or a pair."""
+    pair = value if isinstance(value, list | tuple) else (value, value)
+    if len(pair) == 2 and not any(map(whole(0), pair)):
+        return ""
+    return "must be whole numbers, 0 or more, or pairs (before, behind) of them"
+
+
 def rows(value: Any) -> str:
     """Checked where they are made into a schedule (`experiment.make_schedule`)."""
     return "" if isinstance(value, list | tuple) else "must be a list of rows"
@@ -76,6 +84,13 @@ def one_of(value: Any, allowed: Sequence[Any], key: str) -> Any:
     """The value, if it is allowed."""
     if value not in allowed:
         raise InputError(f"{key}={value!r}: {choice(*allowed)(value)}")
+    return value
+
+
+def hashable(value: Any) -> Any:
+    """A value in which lists are tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(map(hashable, value))
     return value
 
 

@@ -1,6 +1,7 @@
 """A work directory: config, classes and trained networks, kept and read back."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from alexnet_jax.experiment import check, make_network, make_probabilities, tota
 from alexnet_jax.inference import Model
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.step import initial_params
-from alexnet_jax.values import flat
+from alexnet_jax.values import flat, one_of
 
 
 def write_config(config: ConfigDict, path: Path) -> None:
@@ -132,6 +133,26 @@ def parameter_shapes(network: AlexNet, side: int) -> dict:
     return jax.eval_shape(lambda: initial_params(network, 0, side))
 
 
+def starting_params(checkpoint: str, fresh: Sequence[str], like: dict) -> dict:
+    """The parameters that a training starts from, those of another run (§6).
+
+    Args:
+        checkpoint: the other run's work directory.
+        fresh: layers to leave out.
+        like: {layer: …}, shapes, dtypes and shardings.
+    """
+    if not checkpoint:
+        raise InputError(
+            f"start.fresh={tuple(fresh)}: the other layers need a start too; set "
+            "start.checkpoint to the work directory of a run"
+        )
+    for name in fresh:
+        one_of(name, tuple(like), "start.fresh")
+    kept = {layer: own for layer, own in like.items() if layer not in fresh}
+    with closing(Checkpoints(Path(checkpoint) / "checkpoints")) as checkpoints:
+        return checkpoints.restore_layers(kept)
+
+
 def load_model(
     workdir: Path, config: ConfigDict, mesh: Mesh, views: int
 ) -> tuple[Model, list[str]]:
@@ -161,14 +182,32 @@ def load_model(
 
 
 def load_ensemble(
-    workdirs: Sequence[Path], configs: Sequence[ConfigDict], mesh: Mesh, views: int
+    workdirs: Sequence[Path],
+    configs: Sequence[ConfigDict],
+    mesh: Mesh,
+    views: int,
+    weights: Sequence[float] = (),
 ) -> tuple[list[Model], list[str]]:
-    """Networks whose predictions are averaged, and their common classes."""
+    """Networks whose predictions are averaged, and their common classes.
+
+    Args:
+        workdirs: one for each network; the networks may differ.
+        configs: their config.json.
+        mesh: as for `load_model`.
+        views: as there.
+        weights: of the networks in the average; () counts all the same.
+    """
     models: list[Model] = []
     classes: list[str] = []
-    for workdir, config in zip(workdirs, configs, strict=True):
+    if weights and (len(weights) != len(workdirs) or not 0 < sum(weights) < math.inf):
+        raise InputError(
+            f"--weights={','.join(map(str, weights))}: must be {len(workdirs)} "
+            "numbers, one for each network of --checkpoint, 0 or more, not all 0"
+        )
+    weights = weights or [1.0] * len(workdirs)
+    for workdir, config, weight in zip(workdirs, configs, weights, strict=True):
         model, own = load_model(workdir, config, mesh, views)
-        models.append(model)
+        models.append(model._replace(weight=weight))
         classes = classes or own
         if own != classes:
             raise InputError(

@@ -119,7 +119,7 @@ def test_bad_flags_are_refused(tmp_path):
     nothing = refusal("evaluate", f"--checkpoint={tmp_path}")
     assert "config.json: no such file" in nothing
     few = refusal("evaluate", "--checkpoint=x", "--views=3")
-    assert few == "error: --views=3: value should be one of <1|10>"
+    assert few == "error: --views=3: value should be one of <1|9|10>"
     other = refusal("evaluate", "--checkpoint=x", "--split=tests")
     assert other == (
         "error: --split=tests: value should be one of <validation|train|test>"

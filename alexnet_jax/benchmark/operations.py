@@ -16,8 +16,8 @@ import optax
 from alexnet_jax import device
 from alexnet_jax.benchmark import clock
 from alexnet_jax.experiment import Program, make_optimizer
-from alexnet_jax.network.alexnet import UNITS
-from alexnet_jax.network.layers import convolution
+from alexnet_jax.network.alexnet import DROPOUTS, UNITS
+from alexnet_jax.network.layers import convolution, local_connection
 from alexnet_jax.network.shapes import Stage, stages
 from alexnet_jax.step import training_pixels
 
@@ -25,7 +25,8 @@ ROUNDS, READING = 3, 0.1  # seconds
 LIMITS = ("matrix product", "memory")  # names of the runs of `limit_runs`
 COPIED_BYTES = 256 << 20  # several times the size of any cache
 NOUNS = {"normalise": "normalisation", "pool": "pooling"}  # of rows
-NOUNS["normalise_within_maps"] = "spatial normalisation"
+NOUNS |= {"normalise_within_maps": "spatial normalisation"}
+NOUNS |= {"average_pool": "average pooling", "inverted_dropout": "inverted dropout"}
 
 
 class Limits(NamedTuple):
@@ -133,7 +134,7 @@ def operations_of(config: Any, program: Program) -> Iterator[Operation]:
         if stage.kernel:
             reads_pixels = stage.name == network.weighted[0]
             yield from _products(stage, images, network.dtype, reads_pixels)
-        elif stage.name == "dropout":
+        elif stage.name in DROPOUTS:
             yield _dropout(name, alone, x)
         elif stage.name not in UNITS:
             yield from _both_ways(name, functools.partial(alone.apply, {}), x)
@@ -153,7 +154,10 @@ def _products(
 
     def multiply(x, kernel):
         if convolves:
-            how = {"stride": stage.stride, "padding": stage.padding}
+            how: dict[str, Any] = {"stride": stage.stride, "padding": stage.padding}
+            if stage.local:
+                size = math.isqrt(kernel.shape[2] * groups // x.shape[-1])
+                return local_connection(x, kernel, size=size, towers=groups, **how)
             return convolution(x, kernel, towers=groups, **how)
         inputs, kernels = (jnp.split(a, groups, axis=-1) for a in (x, kernel))
         products = [a @ b for a, b in zip(inputs, kernels, strict=True)]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.benchmark.clock import Runs, Times
-from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.network.alexnet import DROPOUTS, AlexNet
 
 MODES = {  # how PyTorch computes: channels last, compiled
     "eager": (False, False),
@@ -154,26 +154,32 @@ def as_tensors(
     """
     import torch
 
-    def tensor(array: Any) -> Any:
+    def tensor(path: Any, array: Any) -> Any:
         made = torch.tensor(np.asarray(array), device=device, dtype=dtype)
-        if array.ndim == 4:
+        if array.ndim == 4 and not _is_local(path):
             format = memory_format or torch.contiguous_format
             made = made.permute(3, 2, 0, 1).contiguous(memory_format=format)
         if array.ndim == 2:
             made = made.T.contiguous()
         return made.detach().requires_grad_()
 
-    return jax.tree.map(tensor, params)
+    return jax.tree_util.tree_map_with_path(tensor, params)
+
+
+def _is_local(path: Any) -> bool:
+    return path[0].key.startswith("local")  # kernels in our layout, not PyTorch's
 
 
 def gradients(tensors: Any) -> Any:
     """The gradients of `as_tensors`, in the layout of `alexnet_jax`."""
 
-    def array(tensor: Any) -> np.ndarray:
+    def array(path: Any, tensor: Any) -> np.ndarray:
         gradient = tensor.grad.cpu().numpy()
+        if _is_local(path):
+            return gradient
         return gradient.transpose(2, 3, 1, 0) if gradient.ndim == 4 else gradient.T
 
-    return jax.tree.map(array, tensors)
+    return jax.tree_util.tree_map_with_path(array, tensors)
 
 
 def make_forward(network: AlexNet) -> Callable[..., Any]:
@@ -191,8 +197,9 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
 
     layers, towers = network.layers, network.towers
     size, step = network.pool_size, network.pool_stride
-    strides = dict(zip(network.convolutions, network.strides, strict=True))
-    paddings = dict(zip(network.convolutions, network.paddings, strict=True))
+    pairs = [p if isinstance(p, tuple) else (p, p) for p in network.paddings]
+    how = zip(network.sizes, network.strides, pairs, strict=True)
+    grids = dict(zip(network.convolutions, how, strict=True))
     depth, beta, k = network.response_depth, network.response_beta, network.response_k
     # torch divides by n, as the 2012 code does; the paper's formula does not.
     alpha, spatial_alpha = network.response_alpha * depth, network.spatial_alpha
@@ -205,8 +212,9 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
 
     def within_maps(x):
         # Zeros around the maps count in the average, so that it is always over 25.
-        mean = functional.avg_pool2d(x**2, 5, 1, 2, count_include_pad=True)
-        return x * (1 + 25 * spatial_alpha * mean) ** -0.75
+        side = network.spatial_size
+        mean = functional.avg_pool2d(x**2, side, 1, side // 2, count_include_pad=True)
+        return x * (1 + side**2 * spatial_alpha * mean) ** -0.75
 
     operations = {
         "relu": torch.relu,
@@ -216,14 +224,30 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
         "normalise": across_maps,
         "normalise_within_maps": within_maps,
         "pool": lambda x: functional.max_pool2d(x, size, step, ceil_mode=True),
+        "average_pool": lambda x: functional.avg_pool2d(x, size, step, ceil_mode=True),
     }
 
-    def convolve(x, kernel, bias, groups, stride, padding):
-        spare = [side + 2 * padding - kernel.shape[-1] for side in x.shape[-2:]]
-        below, right = (-pixels % stride for pixels in spare)
-        if below or right:  # the grid covers the image
-            x = functional.pad(x, (0, right, 0, below))
-        return functional.conv2d(x, kernel, bias, stride, padding, groups=groups)
+    def padded(x, size, stride, padding):
+        before, behind = padding
+        below, right = (  # the grid covers the image
+            behind + -(side + before + behind - size) % stride for side in x.shape[-2:]
+        )
+        return functional.pad(x, (before, right, before, below))
+
+    def convolve(x, kernel, bias, groups, size, stride, padding):
+        spare = {(side + 2 * padding[0] - size) % stride for side in x.shape[-2:]}
+        if padding[0] != padding[1] or spare != {0}:
+            x, padding = padded(x, size, stride, padding), (0, 0)
+        return functional.conv2d(x, kernel, bias, stride, padding[0], groups=groups)
+
+    def connect_locally(x, kernel, bias, groups, size, stride, padding):
+        x = padded(x, size, stride, padding)
+        patches = functional.unfold(x, size, stride=stride)  # (B, C · size², positions)
+        patches = patches.unflatten(1, (groups, x.shape[1] // groups, size**2))
+        patches = patches.permute(0, 4, 1, 3, 2).flatten(3)  # as ours: places, C
+        kernel = kernel.flatten(0, 1).unflatten(-1, (groups, -1))
+        units = torch.einsum("bpgi,pigk->bpgk", patches, kernel).flatten(2)
+        return (units + bias.flatten(0, 1)).mT.unflatten(2, bias.shape[:2])
 
     def connect(x, kernel, bias, groups):
         x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
@@ -237,14 +261,16 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
         for stage in layers:
             if stage == "exchange":
                 groups = 1
-            elif stage == "dropout":
+            elif stage in DROPOUTS:
                 x = drop(x, layer)
+                x = x if stage == "dropout" else x / (1 - network.dropout)
             elif stage in operations:
                 x = operations[stage](x)
             else:
                 own = tensors[stage]["kernel"], tensors[stage]["bias"], groups
-                if stage in strides:
-                    x = convolve(x, *own, strides[stage], paddings[stage])
+                if stage in grids:
+                    local = stage.startswith("local")
+                    x = (connect_locally if local else convolve)(x, *own, *grids[stage])
                 else:
                     x = connect(x, *own)
                 layer, groups = stage, towers

@@ -10,14 +10,17 @@ for parallelizing convolutional neural networks' (Krizhevsky, 2014): `all_exampl
 fetches the examples of the devices that share these layers.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.network.layers import Convolution, FullyConnected
+from alexnet_jax.network.layers import Convolution, FullyConnected, Padding
 from alexnet_jax.network.ops import (
+    average_pooling,
     dropout,
     overlapping_pooling,
     response_normalisation,
@@ -47,19 +50,23 @@ UNITS = {
     "abs_tanh": lambda x: jnp.abs(jnp.tanh(x)),  # Jarrett et al., 2009 (§3.1)
 }
 NORMALISATIONS = ("normalise", "normalise_within_maps")
-OPERATIONS = (*UNITS, *NORMALISATIONS, "pool", "dropout", "exchange")  # no weights
+POOLS = ("pool", "average_pool")
+DROPOUTS = ("dropout", "inverted_dropout")  # inverted: Caffe, PyTorch
+OPERATIONS = (*UNITS, *NORMALISATIONS, *POOLS, *DROPOUTS, "exchange")  # no weights
+LAYERS = ("conv", "local", "fc")  # how names of layers with weights begin
 
 
 class AlexNet(nn.Module):
     """Five convolutional and three fully-connected layers (§3.5).
 
     The attributes up to `dropout` are the keys of the config's `network`, where each is
-    described. Tuples have an entry for each convolution, each fully-connected layer but
-    the last (`units`), or each layer with weights (`stddevs`, `biases`).
+    described. Tuples have an entry for each convolution or locally connected layer,
+    each fully-connected layer but the last (`units`), or each layer with weights
+    (`stddevs`, `biases`).
 
     Attributes:
-        layers: the stages from the pixels to the logits. Names that begin with 'conv'
-            or 'fc' are layers with weights; the others are `OPERATIONS`. 'exchange'
+        layers: the stages from the pixels to the logits. Names that begin as in
+            `LAYERS` are layers with weights; the others are `OPERATIONS`. 'exchange'
             stands before a layer that reads the maps of both towers.
         classes: outputs of the last layer.
         dtype: of the computation. Parameters, gradients and logits are float32, or
@@ -76,7 +83,7 @@ class AlexNet(nn.Module):
     kernels: tuple[int, ...] = (96,    256,   384,   384,   256)  # fmt: skip
     sizes: tuple[int, ...] =   (11,    5,     3,     3,     3)  # fmt: skip
     strides: tuple[int, ...] = (4,     1,     1,     1,     1)  # fmt: skip
-    paddings: tuple[int, ...] = (0,    2,     1,     1,     1)  # fmt: skip
+    paddings: tuple[Padding, ...] = (0, 2,    1,     1,     1)  # fmt: skip
     #                         fc6,  fc7
     units: tuple[int, ...] = (4096, 4096)
     towers: int = 2
@@ -87,6 +94,7 @@ class AlexNet(nn.Module):
     response_alpha: float = 1e-4
     response_beta: float = 0.75
     response_range: str = "tower"
+    spatial_size: int = 5
     spatial_alpha: float = 0.001 / 25
     stddevs: tuple[float, ...] = (0.01,) * 8
     biases: tuple[float, ...] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
@@ -99,7 +107,9 @@ class AlexNet(nn.Module):
     fc_parts: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, rows: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, rows: jax.Array | None = None, until: str = ""
+    ) -> jax.Array:
         """Map pixels to logits.
 
         Args:
@@ -108,28 +118,38 @@ class AlexNet(nn.Module):
                 fully-connected layers see here (B·fc_parts where they are shared).
                 Given: a training pass, with dropout masks drawn from the 'dropout'
                 rng. None: a test pass, where dropout multiplies by one half.
+            until: a layer with weights, whose activations behind its unit to return.
 
         Returns:
             (B, classes), float32 or wider.
         """
         x = x.astype(self.dtype)
         reads_all = True  # both towers look at the same pixels
+        done = ""  # the last layer with weights
         for stage, following in zip(self.layers, (*self.layers[1:], ""), strict=True):
+            if until and done == until and stage not in UNITS:
+                break
             match stage:
                 case "exchange":
                     x, reads_all = self.both_towers(x, before=following), True
                 case "normalise":
                     x = self.normalise(x)
                 case "normalise_within_maps":
-                    x = spatial_normalisation(x, alpha=self.spatial_alpha)
+                    size, alpha = self.spatial_size, self.spatial_alpha
+                    x = spatial_normalisation(x, size=size, alpha=alpha)
                 case "pool":
                     x = overlapping_pooling(x, self.pool_size, self.pool_stride)
+                case "average_pool":
+                    x = average_pooling(x, self.pool_size, self.pool_stride)
                 case "dropout":
                     x = self.drop(x, rows)
+                case "inverted_dropout":
+                    x = x if rows is None else self.drop(x, rows) / (1 - self.dropout)
                 case unit if unit in UNITS:
                     x = UNITS[unit](x)
                 case layer:
                     x, reads_all = self.layer(layer, reads_all, x), False
+                    done = layer
         return x
 
     def layer(self, name: str, reads_all: bool, x: jax.Array) -> jax.Array:
@@ -149,6 +169,7 @@ class AlexNet(nn.Module):
                 stddev=stddev,
                 bias=bias,
                 dtype=self.dtype,
+                local=name.startswith("local"),
                 name=name,
             )(x)
         if x.ndim == 4:
@@ -237,7 +258,7 @@ class AlexNet(nn.Module):
             rows,
             rate=self.dropout,
             towers=towers,
-            units=x.shape[-1] * self.fc_parts // self.local_towers,
+            units=math.prod(x.shape[1:]) * self.fc_parts // self.local_towers,
             first=first,
         )
 
@@ -253,8 +274,8 @@ class AlexNet(nn.Module):
 
     @property
     def convolutions(self) -> tuple[str, ...]:
-        """Those among them that are convolutions."""
-        return tuple(name for name in self.weighted if name.startswith("conv"))
+        """Those among them that make maps, locally connected ones included."""
+        return tuple(name for name in self.weighted if not name.startswith("fc"))
 
     def parameter_specs(self) -> dict[str, dict[str, P]]:
         """Which axis of each parameter lies along which axes of the mesh.
@@ -267,9 +288,13 @@ class AlexNet(nn.Module):
         """
         tower, fc = self.tower_axis, self.fc_axis
         units = (tower,) if fc is None else (tower, fc)
-        conv = {"kernel": P(None, None, None, tower), "bias": P(tower)}
-        connected = {"kernel": P(None, units), "bias": P(units)}
+        maps = P(None, None, None, tower)
+        kinds = {
+            "conv": {"kernel": maps, "bias": P(tower)},
+            "local": {"kernel": maps, "bias": P(None, None, tower)},
+            "fc": {"kernel": P(None, units), "bias": P(units)},
+        }
         return {
-            **{n: conv if n in self.convolutions else connected for n in self.weighted},
+            **{n: kinds[k] for n in self.weighted for k in LAYERS if n.startswith(k)},
             self.weighted[-1]: {"kernel": P(units, None), "bias": P()},
         }

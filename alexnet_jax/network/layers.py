@@ -1,4 +1,4 @@
-"""The layers with weights: grouped convolution and grouped full connection."""
+"""The layers with weights: convolutions, local and full connections, in groups."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,41 +11,57 @@ from jax import lax
 
 from alexnet_jax import device
 
-Margins = tuple[tuple[int, int], tuple[int, int]]  # zeros before and behind, H and W
+Padding = int | tuple[int, int]  # rows and columns of zeros: each side; before, behind
+Margins = tuple[tuple[int, int], tuple[int, int]]  # the same of H and of W
 
 
-def _parameters(module: nn.Module, shape: tuple[int, ...], stddev: float, bias: float):
-    """A Gaussian kernel and a constant bias (§5)."""
+def _parameters(module: nn.Module, shape: tuple[int, ...], bias_axes: int = 1):
+    """A Gaussian kernel and a constant bias (§5) over the last axis, or all but C."""
     dtype = jnp.promote_types(module.dtype, jnp.float32)
-    kernel = module.param("kernel", nn.initializers.normal(stddev, dtype), shape)
-    start = nn.initializers.constant(bias, dtype)
-    return kernel, module.param("bias", start, shape[-1:])
+    kernel = module.param("kernel", nn.initializers.normal(module.stddev, dtype), shape)
+    start = nn.initializers.constant(module.bias, dtype)
+    positions = shape[: bias_axes - 1]
+    return kernel, module.param("bias", start, (*positions, shape[-1]))
 
 
 class Convolution(nn.Module):
-    """Kernels (size, size, channels per group, kernels) and one bias a kernel."""
+    """Kernels (size, size, channels per group, kernels) and one bias a kernel.
+
+    `local`: each position has kernels and biases of its own, (H', W',
+    size · size · channels per group, kernels) and (H', W', kernels).
+    """
 
     kernels: int
     size: int
     stride: int
-    padding: int
+    padding: Padding
     groups: int
     stddev: float
     bias: float
     dtype: jnp.dtype
+    local: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) → (B, H', W', kernels)."""
-        shape = (self.size, self.size, x.shape[-1] // self.groups, self.kernels)
-        kernel, bias = _parameters(self, shape, self.stddev, self.bias)
-        x = convolution(
-            x,
-            kernel.astype(self.dtype),
-            stride=self.stride,
-            padding=self.padding,
-            towers=self.groups,
-        )
+        channels = x.shape[-1] // self.groups
+        how: dict[str, Any] = {"stride": self.stride, "padding": self.padding}
+        how["towers"] = self.groups
+        if self.local:
+            margins = grid_margins(
+                x.shape[1:3], (self.size,) * 2, self.stride, self.padding
+            )
+            height, width = (
+                1 + (side + sum(margin) - self.size) // self.stride
+                for side, margin in zip(x.shape[1:3], margins, strict=True)
+            )
+            shape = (height, width, self.size**2 * channels, self.kernels)
+            kernel, bias = _parameters(self, shape, bias_axes=3)
+            x = local_connection(x, kernel.astype(self.dtype), size=self.size, **how)
+        else:
+            shape = (self.size, self.size, channels, self.kernels)
+            kernel, bias = _parameters(self, shape)
+            x = convolution(x, kernel.astype(self.dtype), **how)
         # Added in float32: in bfloat16 the bias's gradient would be a sum of bfloat16s
         # over all positions of a batch, in which the last terms are lost.
         return (x + bias).astype(self.dtype)
@@ -75,9 +91,7 @@ class FullyConnected(nn.Module):
         # (B, groups, inputs): the channels of a group lie side by side.
         x = x.reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
         x = x.swapaxes(1, 2).reshape(x.shape[0], self.groups, -1)
-        kernel, bias = _parameters(
-            self, (x.shape[-1], self.units), self.stddev, self.bias
-        )
+        kernel, bias = _parameters(self, (x.shape[-1], self.units))
         kernels = jnp.split(kernel.astype(self.dtype), self.groups, axis=-1)
         products = [
             jnp.matmul(x[:, group], own, preferred_element_type=self.result)
@@ -86,8 +100,25 @@ class FullyConnected(nn.Module):
         return (combine(jnp.concatenate(products, axis=-1)) + bias).astype(self.result)
 
 
+def grid_margins(
+    sides: tuple[int, ...], sizes: tuple[int, ...], stride: int, padding: Padding
+) -> Margins:
+    """Zeros around maps of some height and width, for a grid that covers them."""
+    before, behind = (padding, padding) if isinstance(padding, int) else padding
+    height, width = (
+        (before, behind + -(side + before + behind - size) % stride)
+        for side, size in zip(sides, sizes, strict=True)
+    )
+    return height, width
+
+
 def convolution(
-    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, towers: int
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    padding: Padding = 0,
+    towers: int,
 ) -> jax.Array:
     """Grouped convolution whose output grid covers the image.
 
@@ -103,18 +134,13 @@ def convolution(
         kernel: (size, size, C, towers · K); the kernels of one tower are contiguous
             and read the maps of that tower alone.
         stride: pixels between neighbouring positions.
-        padding: rows and columns of zeros on each side.
+        padding: rows and columns of zeros on each side, or (before, behind).
         towers: number of groups.
 
     Returns:
         (B, H', W', towers · K).
     """
-
-    def margin(side: int, size: int) -> tuple[int, int]:
-        return padding, padding + -(side + 2 * padding - size) % stride
-
-    height, width = x.shape[1:3]
-    margins = margin(height, kernel.shape[0]), margin(width, kernel.shape[1])
+    margins = grid_margins(x.shape[1:3], kernel.shape[:2], stride, padding)
     convolve: Callable[..., jax.Array] = _convolution
     maps: Iterable[jax.Array] = jnp.split(x, towers, axis=-1)
     if device.on_cpu():
@@ -125,6 +151,45 @@ def convolution(
         for of_tower, own in zip(maps, kernels, strict=True)
     ]
     return jnp.concatenate(outputs, axis=-1)
+
+
+def local_connection(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    size: int,
+    stride: int = 1,
+    padding: Padding = 0,
+    towers: int,
+) -> jax.Array:
+    """The same with unshared kernels: each position has its own (2012 layer.py).
+
+    Args:
+        x: as for `convolution`.
+        kernel: (H', W', size · size · C, towers · K), inputs in the order of rows,
+            columns and channels.
+        size: side of the kernels, in pixels.
+        stride: as for `convolution`, as are the next two.
+        padding: see there.
+        towers: see there.
+
+    Returns:
+        (B, H', W', towers · K).
+    """
+    rows, columns = kernel.shape[:2]
+    margins = grid_margins(x.shape[1:3], (size, size), stride, padding)
+    x = jnp.pad(x, ((0, 0), *margins, (0, 0)))
+    x = x.reshape(*x.shape[:3], towers, -1)
+    down, across = (stride * (positions - 1) + 1 for positions in (rows, columns))
+    places = [
+        x[:, top : top + down : stride, left : left + across : stride]
+        for top in range(size)
+        for left in range(size)
+    ]
+    patches = jnp.stack(places, axis=3)
+    kernels = kernel.reshape(rows, columns, size**2, x.shape[-1], towers, -1)
+    outputs = jnp.einsum("bhwptc,hwpctk->bhwtk", patches, kernels)
+    return outputs.reshape(*outputs.shape[:3], -1)
 
 
 def _convolution(

@@ -5,6 +5,7 @@ along the channels. Each operation states the formula it computes; the tests com
 and its gradient with that formula.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial, reduce
 
@@ -119,6 +120,36 @@ def overlapping_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Arr
     return reduce(jnp.maximum, places)
 
 
+def average_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
+    """Averages over the windows of `overlapping_pooling`.
+
+    A window that overhangs is cut at the edge, and divided by the pixels that are left
+    (2012 layer.py). For the CIFAR-10 networks.
+
+    Args:
+        x: (B, H, W, C).
+        size: side of a window, in pixels.
+        stride: pixels between neighbouring windows.
+    """
+
+    def sums(x: jax.Array) -> jax.Array:
+        for axis in (1, 2):
+            extent, overhang = _grid(x.shape[axis], size, stride)
+            margins = [(0, 0, 0)] * x.ndim
+            margins[axis] = overhang
+            padded = lax.pad(x, jnp.zeros((), x.dtype), margins)
+            x = reduce(
+                jnp.add,
+                (
+                    lax.slice_in_dim(padded, first, first + extent, stride, axis)
+                    for first in range(size)
+                ),
+            )
+        return x
+
+    return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
 def dropout(
     x: jax.Array,
     key: jax.Array,
@@ -135,7 +166,7 @@ def dropout(
     batch and on its place in its tower, never on the device that computes it.
 
     Args:
-        x: (B, U), units of these towers.
+        x: (B, U), units of these towers; or their maps (B, H, W, C), all of them.
         key: the random key of this step and this layer.
         rows: int32 (B,), positions of the examples in the global batch.
         rate: the probability of zero.
@@ -143,13 +174,16 @@ def dropout(
         units: number of units of each of these towers; None where x has them all.
         first: position of x's first unit among the T · units.
     """
-    units = units or x.shape[-1] // towers.shape[0]
+    units = units or math.prod(x.shape[1:]) // towers.shape[0]
 
     def one_mask(row: jax.Array, tower: jax.Array) -> jax.Array:
         own = jax.random.fold_in(jax.random.fold_in(key, row), tower)
         return jax.random.bernoulli(own, 1 - rate, (units,))
 
     masks = jax.vmap(jax.vmap(one_mask, (None, 0)), (0, None))(rows, towers)
+    if x.ndim == 4:
+        of_maps = masks.reshape(*masks.shape[:2], *x.shape[1:3], -1)
+        return jnp.where(of_maps.transpose(0, 2, 3, 1, 4).reshape(x.shape), x, 0)
     masks = masks.reshape(rows.shape[0], -1)
     return jnp.where(lax.dynamic_slice_in_dim(masks, first, x.shape[-1], 1), x, 0)
 

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.network.alexnet import OPERATIONS, AlexNet
+from alexnet_jax.network.alexnet import (
+    DROPOUTS,
+    LAYERS,
+    NORMALISATIONS,
+    OPERATIONS,
+    POOLS,
+    AlexNet,
+)
+from alexnet_jax.network.layers import Padding
 
 
 class Stage(NamedTuple):
@@ -16,11 +24,11 @@ class Stage(NamedTuple):
     groups: int  # 1 where it reads the maps of all towers; else the towers
     input: tuple[int, ...]  # (H, W, C) or (units,)
     output: tuple[int, ...]
-    kernel: tuple[
-        int, ...
-    ] = ()  # (size, size, C a group, K) or (inputs a group, units)
+    # (size, size, C a group, K), (H', W', size² · C a group, K) of a local layer, or
+    # (inputs a group, units):
+    kernel: tuple[int, ...] = ()
     stride: int = 1  # of a convolution, in pixels
-    padding: int = 0
+    padding: Padding = 0
 
     @property
     def label(self) -> str:
@@ -32,7 +40,13 @@ class Stage(NamedTuple):
         """Floating-point operations of its product for one image: two a weight."""
         if not self.kernel:
             return 0
-        return 2 * math.prod(self.output[:-1]) * math.prod(self.kernel)
+        shared = 1 if self.local else math.prod(self.output[:-1])
+        return 2 * shared * math.prod(self.kernel)
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a locally connected layer."""
+        return self.name.startswith("local")
 
 
 def stages(network: AlexNet, side: int) -> list[Stage]:
@@ -48,7 +62,8 @@ def _walk(network: AlexNet, side: int) -> Iterator[Stage]:
     convolutions, towers = network.convolutions, network.towers
     for name in network.layers:
         kernel: tuple[int, ...] = ()
-        stride, padding, before = 1, 0, shape
+        before, stride = shape, 1
+        padding: Padding = 0
         if name == "exchange":
             groups = 1
             continue
@@ -56,12 +71,14 @@ def _walk(network: AlexNet, side: int) -> Iterator[Stage]:
             conv = convolutions.index(name)
             size, kernels = network.sizes[conv], network.kernels[conv]
             stride, padding = network.strides[conv], network.paddings[conv]
+            positions = _positions(name, side, shape[0], size, stride, padding)
             kernel = (size, size, shape[2] // groups, kernels)
-            positions = _positions(name, network, side, shape[0], size, stride, padding)
+            if name.startswith("local"):
+                kernel = (positions, positions, math.prod(kernel[:3]), kernels)
             shape = (positions, positions, kernels)
-        elif name == "pool":
+        elif name in POOLS:
             size, step = network.pool_size, network.pool_stride
-            positions = _positions(f"{layer} pool", network, side, shape[0], size, step)
+            positions = _positions(f"{layer} {name}", side, shape[0], size, step)
             shape = (positions, positions, shape[2])
         elif name not in OPERATIONS:
             last = name == network.weighted[-1]
@@ -77,22 +94,17 @@ def _walk(network: AlexNet, side: int) -> Iterator[Stage]:
 
 
 def _positions(
-    name: str,
-    network: AlexNet,
-    input_side: int,
-    side: int,
-    size: int,
-    stride: int,
-    padding: int = 0,
+    name: str, input_side: int, side: int, size: int, stride: int, padding: Padding = 0
 ) -> int:
     """Positions a side of a grid that covers the image (2012 layer.py)."""
-    if side + 2 * padding < size:
+    padded = side + (2 * padding if isinstance(padding, int) else sum(padding))
+    if padded < size:
         raise InputError(
             f"augment.crop={input_side}: {name} has windows of {size} pixels and gets "
             f"maps of {side}×{side}; set a larger augment.crop, smaller network.sizes "
             "or network.strides, or leave stages out of network.layers"
         )
-    return 1 + math.ceil((side + 2 * padding - size) / stride)
+    return 1 + math.ceil((padded - size) / stride)
 
 
 def _check_order(network: AlexNet) -> None:
@@ -103,9 +115,9 @@ def _check_order(network: AlexNet) -> None:
         raise InputError(f"network.layers={' '.join(layers)}: {why}")
 
     for name in weighted:
-        if not name.startswith(("conv", "fc")):
+        if not name.startswith(LAYERS):
             refuse(
-                f"{name!r} is neither a layer (conv…, fc…) nor one of "
+                f"{name!r} is neither a layer ({'…, '.join(LAYERS)}…) nor one of "
                 f"{', '.join(OPERATIONS)}"
             )
         if weighted.count(name) > 1:
@@ -117,10 +129,11 @@ def _check_order(network: AlexNet) -> None:
     first_fc = layers.index(weighted[len(convolutions)])
     for place, name in enumerate(layers):
         if name == "exchange" and layers[place + 1] not in weighted:
-            refuse("'exchange' must stand directly before a convolution or fc layer")
-        if name == "dropout" and place < first_fc:
-            refuse("'dropout' must follow a fully-connected layer (§4.2)")
-        if name in ("pool", "normalise", "normalise_within_maps") and place > first_fc:
+            refuse("'exchange' must stand directly before a layer with weights")
+        above = [stage for stage in layers[place:first_fc] if stage in weighted]
+        if name in DROPOUTS and above:
+            refuse(f"{name!r} must follow the last layer that makes maps (§4.2)")
+        if name in (*POOLS, *NORMALISATIONS) and place > first_fc:
             refuse(f"{name!r} must stand before the fully-connected layers")
     if network.towers > 1 and (
         layers[-2] != "exchange" or len(weighted) - len(convolutions) < 2

@@ -14,7 +14,7 @@ from torch.nn import functional
 from alexnet_jax import device
 from alexnet_jax.errors import InputError
 from alexnet_jax.network import ops
-from alexnet_jax.network.layers import convolution
+from alexnet_jax.network.layers import convolution, local_connection
 
 
 def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -130,6 +130,58 @@ def test_a_convolution_of_maps_that_are_no_squares_is_torchs():
     x, kernel = normal(3, 10, 7, 4), normal(4, 3, 2, 6, seed=1)
     value = check_against(operation, oracle, x, kernel)
     assert value.shape == (3, 5, 4, 6)
+
+
+@pytest.mark.usefixtures("way")
+def test_torchvisions_conv1_has_zeros_before_and_behind():
+    # 224 pixels, padding 2 on both sides, and a grid of 55 that leaves the last one.
+    def oracle(x, kernel):
+        kernel = kernel.permute(3, 2, 0, 1)
+        maps = functional.conv2d(channels_first(x), kernel, stride=4, padding=2)
+        return channels_last(maps)
+
+    def operation(x, kernel):
+        return convolution(x, kernel, stride=4, padding=(2, 1), towers=1)
+
+    x, kernel = normal(2, 224, 224, 3, scale=70), normal(11, 11, 3, 4, seed=1)
+    assert check_against(operation, oracle, x, kernel).shape == (2, 55, 55, 4)
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "padding", "towers"),
+    [(6, 1, 1, 1), (6, 1, 1, 2), (8, 2, 0, 1), (7, 2, (1, 0), 2)],
+)
+def test_a_local_connection_is_a_convolution_of_its_own_at_each_position(
+    side, stride, padding, towers
+):
+    size, channels, kernels = 3, 4, 6
+    before, behind = (padding, padding) if isinstance(padding, int) else padding
+    behind += -(side + before + behind - size) % stride
+    positions = 1 + (side + before + behind - size) // stride
+
+    def oracle(x, kernel):
+        x = functional.pad(channels_first(x), (before, behind, before, behind))
+        kernel = kernel.reshape(positions, positions, size, size, -1, kernels)
+        rows = []
+        for i in range(positions):
+            row = []
+            for j in range(positions):
+                top, left = i * stride, j * stride
+                window = x[:, :, top : top + size, left : left + size]
+                own = kernel[i, j].permute(3, 2, 0, 1)
+                row.append(functional.conv2d(window, own, groups=towers)[:, :, 0, 0])
+            rows.append(torch.stack(row, dim=1))
+        return torch.stack(rows, dim=1)
+
+    def operation(x, kernel):
+        how = {"stride": stride, "padding": padding, "towers": towers}
+        return local_connection(x, kernel, size=size, **how)
+
+    x = normal(3, side, side, channels)
+    inputs = size**2 * channels // towers
+    kernel = normal(positions, positions, inputs, kernels, seed=1)
+    value = check_against(operation, oracle, x, kernel)
+    assert value.shape == (3, positions, positions, kernels)
 
 
 @pytest.mark.usefixtures("way")
@@ -311,6 +363,17 @@ def test_pooling_and_its_gradient_are_torchs_where_nothing_ties(side):
     value = check_against(ops.overlapping_pooling, oracle, x, within=1e-6)
     assert value.shape == (2, POOLED[side], POOLED[side], 3)
     np.testing.assert_array_equal(value, oracle(as_torch(x)).detach().numpy())
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (16, 16), (13, 13), (8, 7)])
+def test_average_pooling_divides_by_the_pixels_that_are_there(sides):
+    def oracle(x):
+        pooled = functional.avg_pool2d(channels_first(x), 3, 2, ceil_mode=True)
+        return channels_last(pooled)
+
+    check_against(ops.average_pooling, oracle, normal(2, *sides, 3))
+    ones = ops.average_pooling(np.ones((1, *sides, 1), np.float32))
+    np.testing.assert_allclose(ones, 1.0, rtol=1e-6)
 
 
 def test_pooling_of_maps_that_are_no_squares_is_torchs():
