@@ -3,15 +3,19 @@
 python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper
 
 SIGTERM and Ctrl-C save a checkpoint first and exit with status 143 and 130; the same
-command then continues the run. Several processes train one network where each is given
-the same --coordinator: see launch/.
+command then continues the run. A complete training of one process ends with its report
+(alexnet_jax.report). Several processes train one network where each is given the same
+--coordinator: see launch/.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import jax
 from absl import flags
 
 from alexnet_jax import cli, device, processes
+from alexnet_jax.errors import InputError
 from alexnet_jax.train import train
 
 if __name__ == "__main__":
@@ -34,6 +38,17 @@ if __name__ == "__main__":
         with processes.joined(*PROCESSES()):
             folder = cli.path(WORKDIR.value, "--workdir")
             stopped_by = train(CONFIG.value, folder, PROFILE.value)
+            if stopped_by is None and jax.process_count() == 1:
+                report(folder)
         return 128 + stopped_by if stopped_by else 0
+
+    def report(folder: Path) -> None:
+        """Write the report of a run; the training stands, whatever happens here."""
+        from alexnet_jax.report.page import make_report  # loads Matplotlib
+
+        try:
+            cli.say(f"report: {make_report([folder])}")
+        except (InputError, OSError) as error:
+            cli.say(f"report: not written: {error}")
 
     cli.run(main)

@@ -176,7 +176,7 @@ def test_a_config_beside_ones_data_needs_the_package_alone(tmp_path):
     options = {"library": installed, "stdout": subprocess.PIPE}
     done = run_elsewhere(mine, *command, **options)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("done: run\n")
+    assert done.stdout.endswith("done: run\nreport: run/report/index.html\n")
     assert json.loads((mine / "run" / "config.json").read_text())["seed"] == 3
     assert [line["step"] for line in logged(mine / "run")] == [2]
     asked = "import alexnet_jax; print(alexnet_jax.__file__)"

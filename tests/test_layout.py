@@ -22,6 +22,7 @@ FLOORS = (
     {"checkpoint", "experiment"},
     {"workdir"},
     {"convert", "evaluate", "predict", "train"},
+    {"report"},
     {"main"},
     {"benchmark"},
 )
@@ -45,21 +46,22 @@ MAY_IMPORT = {
 
 KNOW_THE_CONFIG = {
     *("cli", "config", "experiment", "inputs", "progress", "values", "workdir"),
-    *("convert", "evaluate", "train", "benchmark"),
+    *("convert", "evaluate", "train", "report", "benchmark"),
 }
 NOT_IN_DATA = {"jax", "jaxlib", "flax", "optax", "orbax", "ml_collections", "configs"}
 
 APPS = (
     *("main", "evaluate", "predict", "convert"),
-    *("prepare.__main__", "benchmark.__main__"),
+    *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 56
+MOST_MODULES = 68
 LONGEST_MODULE = 300
 MOST_LINES = {
     "root and network": 4_600,
     "data": 1_950,
     "prepare": 1_200,
+    "report": 1_350,
     "benchmark": 1_300,
 }
 
@@ -126,6 +128,14 @@ def test_imports_point_one_way(file):
 def test_nothing_imports_benchmark(file):
     rooms = {name.split(".")[0] for name in own_imports(file)}
     assert "benchmark" not in rooms or room_of(file) == "benchmark"
+
+
+@every_module
+def test_only_main_imports_the_report(file):
+    rooms = {name.split(".")[0] for name in own_imports(file)}
+    assert "report" not in rooms or room_of(file) in {"report", "main"}
+    tops = {name.split(".")[0] for name in imported(file)}
+    assert "matplotlib" not in tops or room_of(file) == "report"
 
 
 @every_module
@@ -305,3 +315,9 @@ experiment.make_program(config, 10, experiment.make_mesh(config))
     readers = {name for name in found if name.split(".")[0] == "data"}
     assert readers <= {"data", "data.files"}
     assert not rooms(found) & {"prepare", "inputs", "benchmark"}
+
+
+def test_training_starts_without_the_report():
+    # Matplotlib takes half a second to load: main does so after the training.
+    start = "import alexnet_jax.main, sys; assert 'matplotlib' not in sys.modules"
+    assert "report" not in rooms(loaded(start))

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import FIELDS, Change
-from alexnet_jax.experiment import total_steps
 from alexnet_jax.values import flat
 
 ERROR, VALIDATION_ERROR = "train/top1_error", "validation/top1_error"
@@ -24,7 +23,10 @@ class Run:
     name: str
     folder: Path
     config: ConfigDict
+    classes: list[str]  # in label order; empty where they are not known yet
     log: list[dict[str, Any]]  # the lines of metrics.jsonl
+    images: int | None  # in the training set
+    total: int | None  # steps of the whole run; a plateau may end it before
     checkpoint: int | None  # steps done in the newest one
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -49,21 +51,6 @@ class Run:
     def steps(self) -> int:
         """Steps done, as far as log and checkpoint show."""
         return max([line["step"] for line in self.log] + [self.checkpoint or 0])
-
-    @property
-    def images(self) -> int | None:
-        """The number of training images."""
-        lines = [line for line in self._lines("epoch") if line["epoch"] > 0]
-        if not lines:
-            return None
-        return round(lines[-1]["step"] * self.config.batch_size / lines[-1]["epoch"])
-
-    @property
-    def total(self) -> int | None:
-        """Steps in the whole run; a plateau may end it before."""
-        if not self.config.steps and self.images is None:
-            return None
-        return total_steps(self.config, self.images or 1)
 
     @property
     def complete(self) -> bool:
@@ -110,7 +97,15 @@ class Run:
         return [(float(epochs[i]), float(rates[i + 1])) for i in at]
 
 
-def names_of(folders: list[Path]) -> list[str]:
+def training_images(log: Sequence[dict[str, Any]], batch_size: int) -> int | None:
+    """The number of training images, as the epochs of a log show it."""
+    for line in reversed(log):
+        if line.get("epoch"):
+            return round(line["step"] * batch_size / line["epoch"])
+    return None
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
     """The last parts of their paths, as many as tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):

@@ -1,4 +1,4 @@
-"""Drawings in a light and a dark theme, with Matplotlib's objects and no global state."""
+"""Drawings in a light and a dark theme, by Matplotlib without global state."""
 
 import io
 import warnings
@@ -63,7 +63,9 @@ def png(panels: Sequence[Panel], theme: Theme, columns: int = 1) -> bytes:
     return file.getvalue()
 
 
-def write(axes: Axes, x: float, y: float, text: str, color: str, **options: Any) -> None:
+def write(
+    axes: Axes, x: float, y: float, text: str, color: str, **options: Any
+) -> None:
     """Put text at a place given as shares of the axes; a $ in it is a dollar."""
     options = {"fontsize": SMALL, "transform": axes.transAxes, **options}
     axes.text(x, y, text, color=color, parse_math=False, **options)

@@ -1,0 +1,58 @@
+"""App: the report of a run, or of several compared, as one HTML page.
+
+python -m alexnet_jax.report --workdir=runs/relu,runs/tanh
+
+It has the training curves, Figures 1, 3 and 4 of the paper, drawn from these runs, and
+lies in report/ of the first one, with the figures as PNG files beside it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from alexnet_jax import cli, device
+from alexnet_jax.errors import InputError
+from alexnet_jax.report.page import make_report
+
+if __name__ == "__main__":
+    WORKDIR = flags.DEFINE_list(
+        "workdir", None, "Work directories; several are compared.", required=True
+    )
+    DESTINATION = flags.DEFINE_string(
+        "destination", None, "Folder of the report; default: the first one's report/."
+    )
+    THRESHOLD = flags.DEFINE_float(
+        "threshold", 0.25, "Training error of Figure 1.", lower_bound=0, upper_bound=1
+    )
+    INDEX = flags.DEFINE_enum(
+        "index", "validation", ["validation", "train"], "Images to find neighbours in."
+    )
+
+    def folders(names: list[str]) -> list[Path]:
+        """The folders of a list split at commas, which their names may have too."""
+        if not names or not all(names):
+            raise InputError(f"--workdir={','.join(names)}: name a work directory")
+        given: list[Path] = []
+        while names:
+            whole = [Path(",".join(names[:n])) for n in range(len(names), 0, -1)]
+            given.append(next(filter(Path.is_dir, whole), whole[-1]))
+            names = names[str(given[-1]).count(",") + 1 :]
+        return given
+
+    def main(argv: Sequence[str]) -> None:
+        """Write the report and print its path."""
+        cli.no_more_arguments(argv)
+        destination = None
+        if DESTINATION.value is not None:
+            destination = cli.path(DESTINATION.value, "--destination")
+        device.cache_programs()
+        page = make_report(
+            folders(WORKDIR.value),
+            destination,
+            threshold=THRESHOLD.value,
+            index=INDEX.value,
+        )
+        print(f"report: {page}")
+
+    cli.run(main)

@@ -1,0 +1,146 @@
+"""HTML: figures in both themes, tables, and the page around them."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from alexnet_jax.report.themes import DARK, LIGHT, Panel, png
+
+PIXELS_PER_INCH, GAP = 96, 20  # of a page; pixels between panels
+
+
+class Figure(NamedTuple):
+    """A figure of the page, and the PNG file beside it."""
+
+    name: str  # of the file, without .png
+    title: str
+    caption: str  # HTML
+    panels: Sequence[Panel]
+    columns: int  # of the file; the page has as many as fit
+    aside: str = ""  # HTML next to the panels
+
+    def file(self) -> bytes:
+        """The PNG of all panels, in the light theme."""
+        return png(self.panels, LIGHT, self.columns)
+
+    def html(self) -> str:
+        """All panels in both themes; the browser chooses, and print is light."""
+        least = 0.7 * PIXELS_PER_INCH * self.panels[0].width
+        most = self.columns + bool(self.aside)
+        share = f"(100% - {most - 1} * {GAP}px) / {most}"
+        width = f"min(100%, max({least:.0f}px, {share}))"
+        columns = f"repeat(auto-fill, minmax({width}, 1fr))"
+        pictures = "\n".join(map(_picture, self.panels))
+        return (
+            f'<section id="{self.name}"><h2>{escape(self.title)}</h2>\n'
+            f'<figure><div class="panels" style="grid-template-columns: {columns}">\n'
+            f"{pictures}\n{self.aside}</div>\n"
+            f"<figcaption>{self.caption}</figcaption></figure></section>"
+        )
+
+
+def _picture(panel: Panel) -> str:
+    light, dark = _data(png([panel], LIGHT)), _data(png([panel], DARK))
+    width, height = (round(side * PIXELS_PER_INCH) for side in panel[1:3])
+    return (
+        '<picture><source media="screen and (prefers-color-scheme: dark)" '
+        f'srcset="{dark}"><img src="{light}" alt="{escape(panel.words)}" '
+        f'width="{width}" height="{height}"></picture>'
+    )
+
+
+def _data(file: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file).decode()}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table of HTML cells; the first column names the rows."""
+    titles = "".join(f'<th scope="col">{title}</th>' for title in head)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>'
+        + "".join(f"<td>{cell}</td>" for cell in others)
+        + "</tr>\n"
+        for first, *others in rows
+    )
+    return (
+        f'<table class="{kind}"><thead><tr>{titles}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def swatch(i: int) -> str:
+    """A dot in the colour of line i."""
+    n = len(LIGHT.lines)
+    return f'<span class="dot" style="background: var(--line{i % n})"></span>'
+
+
+def document(title: str, body: str) -> str:
+    """The whole page, which needs no other file."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body><main>\n{body}\n</main></body>\n</html>\n"
+    )
+
+
+def _variables(theme) -> str:
+    names = {"paper": theme.paper, "ink": theme.ink, "muted": theme.muted}
+    names |= {"grid": theme.grid, "accent": theme.lines[0]}
+    names |= {f"line{i}": color for i, color in enumerate(theme.lines)}
+    return " ".join(f"--{name}: {color};" for name, color in names.items())
+
+
+STYLE = f"""
+:root {{ color-scheme: light dark; {_variables(LIGHT)} }}
+@media screen and (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
+@media print {{ :root {{ color-scheme: only light; }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+  overflow-wrap: anywhere; }}
+main {{ max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.1rem 4rem; }}
+h1 {{ font-size: 2rem; line-height: 1.15; margin: 0 0 .4rem; letter-spacing: -.02em; }}
+h2 {{ font-size: 1.2rem; margin: 3.2rem 0 .8rem; padding-top: .9rem;
+  border-top: 1px solid var(--grid); }}
+p, figcaption {{ max-width: 44rem; margin: .5rem 0; }}
+.lead, figcaption, .units {{ color: var(--muted); }}
+figcaption b, .lead b {{ color: var(--ink); font-weight: 600; }}
+dl {{ display: grid; gap: 1rem 1.5rem; margin: 1.6rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); }}
+dt {{ color: var(--muted); font-size: .85rem; }}
+dd {{ margin: 0; font-size: 1.4rem; font-weight: 600; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }}
+dd small {{ display: block; font-size: .8rem; font-weight: 400; color: var(--muted);
+  white-space: normal; }}
+pre {{ margin: .6rem 0; padding: .7rem .9rem; border: 1px solid var(--grid);
+  border-radius: 6px; white-space: pre-wrap; }}
+code, pre {{ font: .86rem/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }}
+.note {{ border-left: 3px solid var(--line1); padding: .1rem 0 .1rem .9rem; }}
+figure {{ margin: 0; }}
+.panels {{ display: grid; gap: {GAP}px; align-items: start; margin-bottom: .8rem; }}
+img {{ display: block; max-width: 100%; height: auto; }}
+table {{ border-collapse: collapse; width: 100%; margin: .8rem 0; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
+  border-bottom: 1px solid var(--grid); font-weight: 400; }}
+thead th {{ color: var(--muted); font-size: .8rem; }}
+.dot {{ display: inline-block; width: .65rem; height: .65rem; margin-right: .5rem;
+  border-radius: 50%; print-color-adjust: exact; }}
+@media (max-width: 40rem) {{
+  main {{ padding-top: 1.4rem; }}
+  .runs thead {{ display: none; }}
+  .runs tr {{ display: block; padding: .5rem 0; border-bottom: 1px solid var(--grid); }}
+  .runs th, .runs td {{ display: inline-block; border: 0; padding-block: .1rem; }}
+  .runs tbody th {{ display: block; font-weight: 600; }}
+}}
+@media print {{
+  @page {{ margin: 16mm; }}
+  body {{ font-size: 10pt; }}
+  main {{ max-width: none; padding: 0; }}
+  h2 {{ break-after: avoid; margin-top: 1.6rem; }}
+  picture, figcaption, table, dl, pre {{ break-inside: avoid; }}
+}}
+"""
