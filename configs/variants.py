@@ -99,9 +99,12 @@ def no_communication(config: ConfigDict) -> None:
 
 
 def without_conv1(config: ConfigDict) -> None:
-    """conv2 reads the pixels, at conv1's stride (§3.5, §7)."""
+    """conv2 reads the pixels, at conv1's stride, and is pooled twice (§3.5, §7)."""
     config.network.strides = (4, 4, 1, 1, 1)
     _without(config, "conv1")
+    layers = config.network.layers
+    at = layers.index("pool")
+    config.network.layers = (*layers[:at], "pool", *layers[at:])
 
 
 def without_conv2(config: ConfigDict) -> None:

@@ -24,6 +24,8 @@ TEN_VIEWS = [
     for y, x in ((0, 0), (0, 8), (4, 4), (8, 0), (8, 8))
 ]
 CENTRE = [(4, 4, False)]
+# docs/sources.md, 'CIFAR-10 networks': a grid, not mirrored.
+NINE_VIEWS = [(y, x, False) for y in (0, 4, 8) for x in (0, 4, 8)]
 
 
 def softmax(logits) -> np.ndarray:
@@ -49,7 +51,12 @@ def view(images, mean, place, mean_at: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("views", "mean_at", "places"),
-    [(10, "crop", TEN_VIEWS), (10, "centre", TEN_VIEWS), (1, "crop", CENTRE)],
+    [
+        (10, "crop", TEN_VIEWS),
+        (10, "centre", TEN_VIEWS),
+        (1, "crop", CENTRE),
+        (9, "centre", NINE_VIEWS),
+    ],
 )
 def test_answer_is_the_average_over_the_views(views, mean_at, places):
     network = small_network(stddevs=(0.01, 0.1, 0.1, 0.1, 0.1, 0.3, 0.3, 2.0))
@@ -97,6 +104,11 @@ def test_ensemble_averages_probabilities_not_logits():
     members = [model(sure), model(unsure), model(unsure)]
     answer = ensemble(members, picture)
     np.testing.assert_allclose(answer, (sure + 2 * unsure) / 3, rtol=1e-6)
+
+    weighted = [model(sure)._replace(weight=3.0), model(unsure)]
+    np.testing.assert_allclose(
+        ensemble(weighted, picture), (3 * sure + unsure) / 4, rtol=1e-6
+    )
 
     # A member that rules the truth out can be outvoted; with logits it could not.
     never, always = np.array([[[0, 1.0]], [[1, 0.0]]], np.float32)

@@ -30,7 +30,9 @@ COUNTS = {
     "figure1_tanh": 89_578,
 }
 SIDES = {"caffenet": 227, "bvlc_alexnet": 227, "torchvision": 224, "cuda_convnet2": 224}
-SIDES |= {name: 24 if name in ("norm11", "no_norm13") else 32 for name in COUNTS} | SIDES
+SIDES |= {
+    name: 24 if name in ("norm11", "no_norm13") else 32 for name in COUNTS
+} | SIDES
 
 
 @functools.cache
