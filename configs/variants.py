@@ -80,8 +80,9 @@ def half(config: ConfigDict) -> None:
 
     conv5 and the fully-connected layers keep their sizes (footnote 2 of the paper).
     """
+    kernels = config.network.kernels
     config.network.towers = 1
-    config.network.kernels = (48, 128, 192, 192, 256)
+    config.network.kernels = (*(count // 2 for count in kernels[:-1]), kernels[-1])
 
 
 def one_tower(config: ConfigDict) -> None:
