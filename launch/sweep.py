@@ -89,8 +89,8 @@ def main() -> int:
     sys.path.append(str(Path(__file__).parents[1]))  # configs/ import each other
 
     published, jobs = {}, {}
-    for text in flags.configs:
-        config, *keys = text.split()
+    for given in flags.configs:
+        config, *keys = given.split()
         file, _, variant = config.partition(":")
         figures = runpy.run_path(file).get("PUBLISHED", {})
         name = " ".join([variant or Path(file).stem, *keys])
@@ -100,7 +100,8 @@ def main() -> int:
             jobs[name, seed] = [*own, f"--config.seed={seed}"]
 
     done = flags.workdir / "runs.csv"
-    rows = list(csv.DictReader(done.open())) if done.exists() else []
+    text = done.read_text() if done.exists() else ""
+    rows = list(csv.DictReader(text.splitlines()))
     for row in rows:
         jobs.pop((row["run"], row["seed"]), None)
     devices: queue.Queue[str] = queue.Queue()
