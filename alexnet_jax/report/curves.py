@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
 from alexnet_jax.report import themes
-from alexnet_jax.report.document import Figure, swatch, table
+from alexnet_jax.report.document import Figure, named, table
 from alexnet_jax.report.run import ERROR, Run
 from alexnet_jax.report.themes import Panel, Theme
 
@@ -51,9 +51,9 @@ def training_curves(runs: Sequence[Run]) -> Figure:
     several = len(runs) > 1
     caption = (
         f"Training lines{' (faint)' if several else ''} are means over "
-        f"{runs[0].config.log_every_steps} steps, of augmented images and with "
-        "dropout; validation lines are measured on all validation images, centre "
-        "views, without dropout, and can therefore be better."
+        f"{runs[0].config.log_every_steps} steps, with the augmentation and dropout "
+        "of the training; validation lines are measured on all validation images, "
+        "centre views, without dropout."
     )
     if any(run.rate_changes() for run in runs):
         how = "in a run’s colour" if several else "under its new value"
@@ -125,7 +125,7 @@ def figure_1(runs: Sequence[Run], threshold: float) -> Figure:
         name, lowest = escape(run.name), run.series(ERROR)[1].min(initial=1)
         ratio = f"{epochs / first:.2f}" if epochs and first else "–"
         after = f"{epochs:.2f}" if epochs else f"never (lowest {lowest:.1%})"
-        rows.append([swatch(i) + name, after, ratio])
+        rows.append([named(i, run.name), after, ratio])
         seen.append(f"<b>{name}</b> {after if not epochs else f'after {after} epochs'}")
         if i and epochs and first:
             seen[-1] += f", {ratio} times as many as {escape(runs[0].name)}"
@@ -137,7 +137,7 @@ def figure_1(runs: Sequence[Run], threshold: float) -> Figure:
     )
     words = f"Line chart: training error of {len(runs)} runs against epochs"
     draw = partial(_draw_figure_1, runs, threshold, reached)
-    panels = [Panel(words, 5.6, _height(runs), draw)]
+    panels = [Panel(words, 4.8, _height(runs), draw)]
     aside = table(["run", f"epochs until {goal}", "ratio to the first"], rows)
     title = f"Figure 1: epochs until {goal} training error"
     return Figure("figure1", title, caption, panels, columns=1, aside=aside)

@@ -1,11 +1,12 @@
 """HTML: figures in both themes, tables, and the page around them."""
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from alexnet_jax.report.themes import DARK, LIGHT, Panel, png
+from alexnet_jax.report.themes import DARK, LIGHT, Panel, Theme, png
 
 PIXELS_PER_INCH, GAP = 96, 20  # of a page; pixels between panels
 
@@ -41,38 +42,35 @@ class Figure(NamedTuple):
 
 
 def _picture(panel: Panel) -> str:
-    light, dark = _data(png([panel], LIGHT)), _data(png([panel], DARK))
+    # Both are on the page and CSS hides one: browsers print the <source> of a <picture>
+    # that they chose for the screen, dark on white.
     width, height = (round(side * PIXELS_PER_INCH) for side in panel[1:3])
-    return (
-        '<picture><source media="screen and (prefers-color-scheme: dark)" '
-        f'srcset="{dark}"><img src="{light}" alt="{escape(panel.words)}" '
-        f'width="{width}" height="{height}"></picture>'
-    )
-
-
-def _data(file: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(file).decode()}"
+    html = "<div>"
+    for name, theme in (("light", LIGHT), ("dark", DARK)):
+        data = base64.b64encode(png([panel], theme)).decode()
+        html += f'<img class="{name}" src="data:image/png;base64,{data}" '
+        html += f'alt="{escape(panel.words)}" width="{width}" height="{height}">'
+    return f"{html}</div>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
     """A table of HTML cells; the first column names the rows."""
-    titles = "".join(f'<th scope="col">{title}</th>' for title in head)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>'
-        + "".join(f"<td>{cell}</td>" for cell in others)
-        + "</tr>\n"
-        for first, *others in rows
-    )
-    return (
-        f'<table class="{kind}"><thead><tr>{titles}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table>"
-    )
+    html = [f'<table class="{kind}"><thead><tr>']
+    html += [f'<th scope="col">{title}</th>' for title in head]
+    html += ["</tr></thead>\n<tbody>"]
+    for first, *others in rows:
+        html += [f'<tr><th scope="row">{first}</th>']
+        pairs = zip(head[1:], others, strict=True)
+        html += [f'<td data-title="{title}">{cell}</td>' for title, cell in pairs]
+        html += ["</tr>\n"]
+    return "".join([*html, "</tbody></table>"])
 
 
-def swatch(i: int) -> str:
-    """A dot in the colour of line i."""
-    n = len(LIGHT.lines)
-    return f'<span class="dot" style="background: var(--line{i % n})"></span>'
+def named(i: int, name: str) -> str:
+    """The name of run i, with a dot in the colour of its lines."""
+    color = f"var(--line{i % len(LIGHT.lines)})"
+    text = re.sub("[,_/-]", r"\g<0><wbr>", escape(name))  # where it may be broken
+    return f'<span class="dot" style="background: {color}"></span>{text}'
 
 
 def document(title: str, body: str) -> str:
@@ -86,16 +84,21 @@ def document(title: str, body: str) -> str:
     )
 
 
-def _variables(theme) -> str:
+def _variables(theme: Theme) -> str:
     names = {"paper": theme.paper, "ink": theme.ink, "muted": theme.muted}
-    names |= {"grid": theme.grid, "accent": theme.lines[0]}
+    names["grid"] = theme.grid
     names |= {f"line{i}": color for i, color in enumerate(theme.lines)}
     return " ".join(f"--{name}: {color};" for name, color in names.items())
 
 
 STYLE = f"""
 :root {{ color-scheme: light dark; {_variables(LIGHT)} }}
-@media screen and (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
+.dark {{ display: none; }}
+@media screen and (prefers-color-scheme: dark) {{
+  :root {{ {_variables(DARK)} }}
+  .dark {{ display: block; }}
+  .light {{ display: none; }}
+}}
 @media print {{ :root {{ color-scheme: only light; }} }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink);
@@ -108,25 +111,24 @@ h2 {{ font-size: 1.2rem; margin: 3.2rem 0 .8rem; padding-top: .9rem;
 p, figcaption {{ max-width: 44rem; margin: .5rem 0; }}
 .lead, figcaption, .units {{ color: var(--muted); }}
 figcaption b, .lead b {{ color: var(--ink); font-weight: 600; }}
-dl {{ display: grid; gap: 1rem 1.5rem; margin: 1.6rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); }}
+dl {{ display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: 1.6rem 0; }}
 dt {{ color: var(--muted); font-size: .85rem; }}
-dd {{ margin: 0; font-size: 1.4rem; font-weight: 600; white-space: nowrap;
+dd {{ margin: 0; font-size: 1.4rem; font-weight: 600;
   font-variant-numeric: tabular-nums; }}
-dd small {{ display: block; font-size: .8rem; font-weight: 400; color: var(--muted);
-  white-space: normal; }}
+dd small {{ display: block; font-size: .8rem; font-weight: 400; color: var(--muted); }}
 pre {{ margin: .6rem 0; padding: .7rem .9rem; border: 1px solid var(--grid);
   border-radius: 6px; white-space: pre-wrap; }}
 code, pre {{ font: .86rem/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }}
 .note {{ border-left: 3px solid var(--line1); padding: .1rem 0 .1rem .9rem; }}
 figure {{ margin: 0; }}
 .panels {{ display: grid; gap: {GAP}px; align-items: start; margin-bottom: .8rem; }}
-img {{ display: block; max-width: 100%; height: auto; }}
+img {{ max-width: 100%; height: auto; }}
 table {{ border-collapse: collapse; width: 100%; margin: .8rem 0; font-size: .9rem;
   font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
   border-bottom: 1px solid var(--grid); font-weight: 400; }}
 thead th {{ color: var(--muted); font-size: .8rem; }}
+thead th, td:nth-child(n+3) {{ overflow-wrap: normal; }}
 .dot {{ display: inline-block; width: .65rem; height: .65rem; margin-right: .5rem;
   border-radius: 50%; print-color-adjust: exact; }}
 @media (max-width: 40rem) {{
@@ -135,12 +137,14 @@ thead th {{ color: var(--muted); font-size: .8rem; }}
   .runs tr {{ display: block; padding: .5rem 0; border-bottom: 1px solid var(--grid); }}
   .runs th, .runs td {{ display: inline-block; border: 0; padding-block: .1rem; }}
   .runs tbody th {{ display: block; font-weight: 600; }}
+  .runs td::before {{ content: attr(data-title) " "; color: var(--muted); }}
 }}
 @media print {{
   @page {{ margin: 16mm; }}
   body {{ font-size: 10pt; }}
   main {{ max-width: none; padding: 0; }}
   h2 {{ break-after: avoid; margin-top: 1.6rem; }}
-  picture, figcaption, table, dl, pre {{ break-inside: avoid; }}
+  figcaption {{ break-before: avoid; }}
+  .panels div, figcaption, table, dl, pre {{ break-inside: avoid; }}
 }}
 """

@@ -10,7 +10,7 @@ import jax
 
 from alexnet_jax.experiment import make_network
 from alexnet_jax.progress import duration
-from alexnet_jax.report.document import swatch, table
+from alexnet_jax.report.document import named, table
 from alexnet_jax.report.run import Run, differences, printable
 from alexnet_jax.step import initial_params
 
@@ -24,13 +24,13 @@ def head(runs: Sequence[Run], missing: Sequence[str]) -> str:
     """The HTML above the figures; `missing`: sentences on what is not there."""
     first = runs[0]
     notes = [*missing, *(_unfinished(run) for run in runs if not run.complete)]
+    alone = len(runs) == 1
     return "\n".join([
         f"<header><h1>{escape(title_of(runs))}</h1>",
         f'<p class="lead">{_description(first)}</p>',
-        _result(first) if len(runs) == 1 else _comparison(runs),
+        _result(first) if alone else _comparison(runs),
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
-        _commands(runs),
-        "</header>",
+        f"{_command(first) if alone else ''}</header>",
     ])  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def _description(run: Run) -> str:
     network = make_network(config, len(run.classes) or 2)
     convolutions = len(network.convolutions)
     full = len(network.weighted) - convolutions
-    about = [f"{convolutions} convolutions, {full} fully-connected layers"]
+    about = [f"{convolutions} convolutional and {full} fully-connected layers"]
     about += [f"{network.towers} tower{'s' if network.towers > 1 else ''}"]
     crop = config.augment.crop
     if run.classes:
@@ -100,7 +100,7 @@ def _comparison(runs: Sequence[Run]) -> str:
             (run.last("validation/loss"), ".4f"),
         ]
         rows.append([
-            swatch(i) + escape(run.name),
+            named(i, run.name),
             "<br>".join(texts) or ("the first" if i == 0 else "nothing"),
             str(run.config.seed),
             *("–" if value is None else f"{value:{form}}" for value, form in numbers),
@@ -108,14 +108,10 @@ def _comparison(runs: Sequence[Run]) -> str:
     return table(head, rows, "runs")
 
 
-def _commands(runs: Sequence[Run]) -> str:
-    """How to evaluate each run, or to continue it."""
-    lines = []
-    for run in runs:
-        folder = shlex.quote(str(run.folder))
-        if run.complete:
-            lines.append(f"evaluate --views=10 --checkpoint={folder}")
-        else:
-            lines.append(f"main --workdir={folder} --config=…  # as it was begun")
-    text = "\n".join(f"python -m alexnet_jax.{line}" for line in map(printable, lines))
-    return f"<pre>{escape(text)}</pre>"
+def _command(run: Run) -> str:
+    """How to evaluate a run, or to continue it."""
+    folder = shlex.quote(printable(str(run.folder)))
+    command = f"evaluate --views=10 --checkpoint={folder}"
+    if not run.complete:
+        command = f"main --workdir={folder} --config=…  # the config it was begun with"
+    return f"<pre>python -m alexnet_jax.{escape(command)}</pre>"

@@ -19,6 +19,7 @@ from runs import (
     finished_run,
     logged,
     tiny_config,
+    tiny_flags,
     weights,
 )
 
@@ -32,7 +33,7 @@ from alexnet_jax.report.page import make_report
 from alexnet_jax.report.themes import DARK, LIGHT
 
 ALL = ("curves", "kernels", "answers", "neighbours")
-VOID = {"meta", "img", "source", "br"}
+VOID = {"meta", "img", "source", "br", "wbr"}
 
 
 @functools.cache
@@ -58,11 +59,12 @@ class Parsed(HTMLParser):
         given = dict(attributes)
         assert "script" not in tag
         assert not {"href", "onload"} & given.keys()
-        for key in given.keys() & {"src", "srcset"}:
-            kind, data = given[key].split(",", 1)
-            assert kind == "data:image/png;base64"
+        assert "srcset" not in given
+        if "src" in given:
+            kind, data = given["src"].split(",", 1)
+            assert (tag, kind) == ("img", "data:image/png;base64")
             pixels = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-            self.pictures.append((given.get("media", ""), given.get("alt"), pixels))
+            self.pictures.append((given["class"], given["alt"], pixels))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -94,7 +96,8 @@ def test_the_page_has_the_numbers_of_the_log():
     assert "epochs 3.8 steps 24" in text
     assert "generated , 100 training images, 10 classes, 72×72 pixels" in text
     assert (
-        "5 convolutions, 3 fully-connected layers, 2 towers, 5,482 parameters" in text
+        "5 convolutional and 3 fully-connected layers, 2 towers, 5,482 parameters"
+        in text
     )
     assert "on crops of 64×64" in text
     assert "alexnet_jax.evaluate --views=10 --checkpoint=" in text
@@ -106,16 +109,20 @@ def test_the_page_has_the_numbers_of_the_log():
 def test_every_figure_is_there_in_both_themes_and_as_a_file():
     file = report_of_finished_run()
     parsed = Parsed(file)
-    for theme, media in (
-        (DARK, "screen and (prefers-color-scheme: dark)"),
-        (LIGHT, ""),
-    ):
-        own = [picture for m, _, picture in parsed.pictures if m == media]
+    for name, theme in (("dark", DARK), ("light", LIGHT)):
+        own = [image for which, _, image in parsed.pictures if which == name]
         assert len(own) == 2 + 2 + 8 + 5
         paper = (255 * np.array(to_rgb(theme.paper))).round().tolist()
         assert all(list(image.getpixel((0, 0))[:3]) == paper for image in own)
-    described = [alt for m, alt, _ in parsed.pictures if not m]
+    described = [alt for _, alt, _ in parsed.pictures]
     assert all(described)
+    assert described[::2] == described[1::2]
+    # Dark ones are hidden but on a dark screen: print is light.
+    style = parsed.html.partition("<style>")[2].partition("</style>")[0]
+    before, dark = style.split("@media screen and (prefers-color-scheme: dark) {")
+    assert ".dark { display: none; }" in before
+    assert ".light" not in before
+    assert ".dark { display: block; }\n  .light { display: none; }" in dark
     assert {path.stem for path in file.parent.glob("*.png")} == set(ALL)
     positions = [parsed.html.index(f'id="{name}"') for name in ALL]
     assert positions == sorted(positions)
@@ -324,6 +331,17 @@ def test_the_app_prints_the_path(tmp_path):
     assert answer == (0, f"report: {tmp_path}/new/x/index.html\n", "")
 
 
+def test_a_training_ends_well_where_no_report_can_be_written(tmp_path):
+    folder = copy_of_finished_run(tmp_path / "run")
+    (folder / "report").write_text("a file")
+    answer = run_app("main", *tiny_flags(folder))  # there is nothing left to train
+    assert answer.status == 0
+    done, report = answer.out.splitlines()[-2:]
+    assert done == f"done: {folder}"
+    assert report.startswith("report: not written: ")
+    assert "File exists" in report
+
+
 def test_names_with_commas_are_folders(tmp_path):
     # launch/sweep.py makes such names.
     runs = [tmp_path / "relu,seed=0", tmp_path / "relu,seed=1"]
@@ -336,7 +354,7 @@ def test_names_with_commas_are_folders(tmp_path):
     assert answer.status == 0
     text = Parsed(tmp_path / "index.html").text
     assert text.startswith("2 runs compared")
-    assert "relu,seed=1 nothing 0 3.8" in text
+    assert "relu, seed=1 nothing 0 3.8" in text
 
 
 def test_bad_input_is_one_line(tmp_path):
