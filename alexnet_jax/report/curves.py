@@ -106,9 +106,8 @@ def _averaged(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _mark_changes(axes: Axes, run: Run, color: str, labels: bool) -> None:
     """Thin lines where the learning rate changes, with the new rate above them."""
-    changes, shown = run.rate_changes(), -np.inf
-    until = run.last("epoch") or 0
-    for epoch, rate in changes:
+    until, shown = run.last("epoch") or 0, -np.inf
+    for epoch, rate in run.rate_changes():
         axes.axvline(epoch, color=color, linewidth=0.8, linestyle=":")
         if labels and epoch - shown > 0.13 * until:  # else they would overlap
             place = {"transform": axes.get_xaxis_transform(), "ha": "center"}

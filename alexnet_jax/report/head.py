@@ -110,8 +110,9 @@ def _comparison(runs: Sequence[Run]) -> str:
 
 def _command(run: Run) -> str:
     """How to evaluate a run, or to continue it."""
-    folder = shlex.quote(printable(str(run.folder)))
-    command = f"evaluate --views=10 --checkpoint={folder}"
+    folder = printable(str(run.folder))
+    one = f'"{folder}"' if "," in folder else folder  # --checkpoint is a list
+    command = f"evaluate --views=10 --checkpoint={shlex.quote(one)}"
     if not run.complete:
-        command = f"main --workdir={folder} --config=…  # the config it was begun with"
+        command = f"main --workdir={shlex.quote(folder)} --config=…  # as it was begun"
     return f"<pre>python -m alexnet_jax.{escape(command)}</pre>"

@@ -1,8 +1,10 @@
 import base64
+import csv
 import functools
 import io
 import json
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -355,6 +357,10 @@ def test_names_with_commas_are_folders(tmp_path):
     text = Parsed(tmp_path / "index.html").text
     assert text.startswith("2 runs compared")
     assert "relu, seed=1 nothing 0 3.8" in text
+    alone = Parsed(make_report(runs[:1])).text
+    command = alone.partition("alexnet_jax.evaluate --views=10 --checkpoint=")[2]
+    (given,) = shlex.split(command)[:1]
+    assert next(csv.reader([given])) == [str(runs[0])]  # as absl reads a list
 
 
 def test_bad_input_is_one_line(tmp_path):
