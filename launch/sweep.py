@@ -5,7 +5,7 @@
         -- --config.dataset.train=ILSVRC2012/train --config.epochs=5
 
 Keys behind a config are its own; all runs get what stands behind '--'. Each has a work
-directory W/NAME,seed=S with its output in log.txt. --devices=0,1 trains one run at a
+directory W/NAME_seed=S with its output in log.txt. --devices=0,1 trains one run at a
 time on each of these GPUs. W/runs.csv has a row for each finished run, which is not run
 again; W/table.md one for each config, beside the errors in the file's PUBLISHED.
 """
@@ -117,7 +117,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     failed = 0
     with ThreadPoolExecutor(devices.qsize()) as pool:
-        folders = [flags.workdir / f"{n},seed={s}".replace(" ", ",") for n, s in jobs]
+        folders = [flags.workdir / f"{n}_seed={s}".replace(" ", "_") for n, s in jobs]
         ends = pool.map(train, folders, jobs.values(), [devices] * len(jobs))
         for (name, seed), folder, status in zip(jobs, folders, ends, strict=True):
             failed += bool(status)

@@ -62,7 +62,7 @@ MOST_LINES = {
     "data": 1_950,
     "prepare": 1_200,
     "report": 1_350,
-    "benchmark": 1_300,
+    "benchmark": 1_350,
 }
 
 FILES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]

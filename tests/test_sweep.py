@@ -69,8 +69,8 @@ def test_a_table_of_configs_and_seeds_that_continues(sweep, tmp_path):
     assert first.returncode == 1, out
     folder = tmp_path / "W"
     assert out.count("exit status 0") == 4
-    assert out.count("bad,seed=0: exit status 1") == 1
-    assert (folder / "bad,seed=4" / "log.txt").read_text() == "error: bad\n"
+    assert out.count("bad_seed=0: exit status 1") == 1
+    assert (folder / "bad_seed=4" / "log.txt").read_text() == "error: bad\n"
     assert (folder / "table.md").read_text().splitlines()[2:] == [
         "| good | 2 | 2.5 | 10.00 ± 0.00 % | 22.00 ± 2.83 % | 5.00 ± 0.00 % "
         "| 40.7 | 145: 40.66 |",
@@ -83,7 +83,7 @@ def test_a_table_of_configs_and_seeds_that_continues(sweep, tmp_path):
         ("good optimizer.rate=0.5", "0"), ("good optimizer.rate=0.5", "4"),
     ]  # fmt: skip
     assert [float(row["validation/top1_error"]) for row in rows] == [0.2, 0.24] * 2
-    own = starts(folder / "good,optimizer.rate=0.5,seed=4")
+    own = starts(folder / "good_optimizer.rate=0.5_seed=4")
     assert '"config.optimizer.rate": "0.5"' in own[0]
     assert '"config.epochs": "3"' in own[0]
     assert '"config.seed": "4"' in own[0]
@@ -91,8 +91,8 @@ def test_a_table_of_configs_and_seeds_that_continues(sweep, tmp_path):
     again = sweep("--seeds=0,4", *arguments)
     again.communicate(timeout=60)
     assert again.returncode == 1
-    assert len(starts(folder / "good,seed=0")) == 1, "it was complete"
-    assert len(starts(folder / "bad,seed=0")) == 2
+    assert len(starts(folder / "good_seed=0")) == 1, "it was complete"
+    assert len(starts(folder / "bad_seed=0")) == 2
     assert table(folder) == rows
 
 
@@ -100,16 +100,16 @@ def test_a_signal_stops_the_runs_and_the_same_command_continues(sweep, tmp_path)
     folder, arguments = tmp_path / "W", ("--devices=3,5", "mine:slow", "mine:good")
     running = sweep("--seeds=0,1", *arguments)
     deadline = time.monotonic() + 60
-    slow = [folder / f"slow,seed={seed}" / "metrics.jsonl" for seed in (0, 1)]
+    slow = [folder / f"slow_seed={seed}" / "metrics.jsonl" for seed in (0, 1)]
     while not all(file.exists() for file in slow) and time.monotonic() < deadline:
         time.sleep(0.05)
-    gpus = {line for seed in (0, 1) for line in starts(folder / f"slow,seed={seed}")}
+    gpus = {line for seed in (0, 1) for line in starts(folder / f"slow_seed={seed}")}
     assert {'"gpu": "3"' in line for line in gpus} == {True, False}, "both at once"
     running.send_signal(signal.SIGTERM)
     running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM
     assert not (folder / "runs.csv").exists()
-    assert not (folder / "good,seed=0" / "started").exists()
+    assert not (folder / "good_seed=0" / "started").exists()
 
     after = sweep("--seeds=0,1", *arguments)
     out, _ = after.communicate(timeout=60)
