@@ -15,6 +15,11 @@ from ml_collections import ConfigDict
 from alexnet_jax.config import base_config
 from alexnet_jax.network.alexnet import FIGURE_2
 
+PUBLISHED = {  # top-1 / top-5 error, centre view: (paper, Caffe's readme)
+    "caffenet": ("", "42.6 / 19.6"),
+    "bvlc_alexnet": ("", "42.9 / 19.8"),
+}
+
 
 def get_config(name: str = "caffenet") -> ConfigDict:
     """'caffenet' or 'bvlc_alexnet'."""
