@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import device, inference, optimizer, parallel, step
 from alexnet_jax.config import check_fields
 from alexnet_jax.errors import InputError
-from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.network.alexnet import DROPOUTS, AlexNet
 from alexnet_jax.network.shapes import stages
 from alexnet_jax.optimizer import chance_error
 from alexnet_jax.values import flat, hashable
@@ -67,6 +67,11 @@ def _mistakes(config: ConfigDict) -> Iterator[str]:
             "(dataset.image_size); give as many or fewer"
         )
     for stage in stages(make_network(config, classes=2), crop):
+        if mesh.fc > 1 and stage.name in DROPOUTS and len(stage.output) == 3:
+            yield (
+                f"mesh.fc={mesh.fc}: {stage.label} is of maps, whose examples are not "
+                "shared; set mesh.fc=1"
+            )
         reads_own_tower = stage.kernel and stage.groups > 1 and len(stage.kernel) == 2
         if reads_own_tower and mesh.fc > 1:
             yield (

@@ -100,6 +100,45 @@ def test_nothing_to_do_and_unknown_layers_are_refused():
         experiment.check(tiny_config({"optimizer.layer_drops": wrong_order}))
 
 
+def test_dropout_of_maps_and_shared_layers_are_not_combined():
+    layers = tuple(tiny_config().network.layers)
+    at = layers.index("fc6")
+    before_fc6 = (*layers[: at - 1], "inverted_dropout", *layers[at - 1 :])
+    experiment.check(tiny_config({"network.layers": before_fc6}))
+    with pytest.raises(InputError, match=r"mesh.fc=2: conv5 inverted_dropout is of ma"):
+        experiment.check(tiny_config({"network.layers": before_fc6, "mesh.fc": 2}))
+
+
+def test_an_even_window_is_refused():
+    for key in ("response_depth", "spatial_size"):
+        with pytest.raises(InputError, match=f"network.{key}=4: must be odd"):
+            experiment.check(tiny_config({f"network.{key}": 4}))
+
+
+def test_rows_of_layer_decays():
+    def decays(rows):
+        return tiny_config({"optimizer.layer_decays": rows})
+
+    experiment.check(decays((("fc8", 1.0), ("conv1", 0.0))))
+    for rows, words in (
+        ((("fc9", 1.0),), "optimizer.layer_decays='fc9': allowed are conv1"),
+        ((("fc8",),), "must be rows of \\(layer, decay\\)"),
+        ((("fc8", "x"),), "must be rows of \\(layer, decay\\)"),
+        ((("fc8", -1.0),), "the decay must be 0 or more"),
+    ):
+        with pytest.raises(InputError, match=words):
+            experiment.check(decays(rows))
+
+
+@pytest.mark.parametrize(
+    "paddings", [(0, 2, 1, 1, -1), (0, 2, 1, 1, (1, 2, 3)), (0, 2, 1, 1, 0.5)]
+)
+def test_paddings_are_numbers_or_pairs(paddings):
+    with pytest.raises(InputError, match=r"paddings=.*or pairs \(before, behind\)"):
+        experiment.check(tiny_config({"network.paddings": paddings}))
+    experiment.check(tiny_config({"network.paddings": (0, 2, (1, 2), 1, 1)}))
+
+
 def test_the_plateau_rule_needs_validations():
     plateau = {"optimizer.schedule": "plateau", "validate_every_epochs": 0.0}
     with pytest.raises(InputError, match=r"validate_every_epochs=0.0: the plateau"):

@@ -443,6 +443,22 @@ def test_dropout_mask_does_not_depend_on_who_computes_it():
         np.testing.assert_array_equal(alone, whole[2:5, units])
 
 
+def test_dropout_of_maps_does_not_depend_on_who_computes_it():
+    x = np.ones((5, 3, 2, 8), np.float32)  # torchvision's dropout before fc6
+    whole = dropped(x, range(5))
+    assert 0.4 < whole.mean() < 0.6
+    for position in np.ndindex(3, 2):  # each position and map has its own
+        assert whole[:, *position].std() > 0
+    np.testing.assert_array_equal(dropped(x[3:], [3, 4]), whole[3:])
+    for tower in (0, 1):
+        maps = slice(4 * tower, 4 * tower + 4)
+        alone = dropped(x[..., maps], range(5), [tower])
+        np.testing.assert_array_equal(alone, whole[..., maps])
+    # The masks of units, in the order of height, width and channel of a tower.
+    units = dropped(np.ones((5, 48), np.float32), range(5)).reshape(5, 2, 3, 2, 4)
+    np.testing.assert_array_equal(np.concatenate([*units.swapaxes(0, 1)], -1), whole)
+
+
 def test_dropout_masks_of_rows_towers_and_keys_are_unrelated():
     x = np.ones((2, 8192), np.float32)
     first = dropped(x, [0, 1])
