@@ -93,6 +93,20 @@ def test_ten_updates_across_a_tenfold_drop_are_section_5s():
     assert relative_difference(state.trace, velocity) <= 1e-5
 
 
+def test_layers_with_a_decay_of_their_own_as_on_cifar10():
+    # Weights of 1 and no gradient: one step is −ε · decay, and biases never decay.
+    params = jax.tree.map(np.ones_like, trees(1)[0])
+    optimizer = momentum_with_decay(0.9, 0.004, {"fc8": 1.0})
+    nothing = jax.tree.map(np.zeros_like, params)
+    moves, _ = optimizer.update(
+        nothing, optimizer.init(params), params, rates=rates(0.01, 0.02)
+    )
+    for layer, leaves in moves.items():
+        decay = 1.0 if layer == "fc8" else 0.004
+        np.testing.assert_allclose(leaves["kernel"], -0.01 * decay, rtol=1e-6)
+        np.testing.assert_array_equal(leaves["bias"], 0)
+
+
 def test_torch_sgd_agrees_until_the_rate_drops_and_then_no_more():
     params, *gradients = trees(11)
     schedule = [rates(0.01, 0.01)] * 5 + [rates(0.001, 0.001)] * 5
