@@ -24,9 +24,13 @@ from alexnet_jax.step import training_pixels
 ROUNDS, READING = 3, 0.1  # seconds
 LIMITS = ("matrix product", "memory")  # names of the runs of `limit_runs`
 COPIED_BYTES = 256 << 20  # several times the size of any cache
-NOUNS = {"normalise": "normalisation", "pool": "pooling"}  # of rows
-NOUNS |= {"normalise_within_maps": "spatial normalisation"}
-NOUNS |= {"average_pool": "average pooling", "inverted_dropout": "inverted dropout"}
+NOUNS = {  # of rows
+    "normalise": "normalisation",
+    "normalise_within_maps": "spatial normalisation",
+    "pool": "pooling",
+    "average_pool": "average pooling",
+    "inverted_dropout": "inverted dropout",
+}
 
 
 class Limits(NamedTuple):
@@ -156,8 +160,8 @@ def _products(
         if convolves:
             how: dict[str, Any] = {"stride": stage.stride, "padding": stage.padding}
             if stage.local:
-                size = math.isqrt(kernel.shape[2] * groups // x.shape[-1])
-                return local_connection(x, kernel, size=size, towers=groups, **how)
+                how["size"] = stage.size
+                return local_connection(x, kernel, towers=groups, **how)
             return convolution(x, kernel, towers=groups, **how)
         inputs, kernels = (jnp.split(a, groups, axis=-1) for a in (x, kernel))
         products = [a @ b for a, b in zip(inputs, kernels, strict=True)]

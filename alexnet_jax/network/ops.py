@@ -76,20 +76,9 @@ def spatial_normalisation(
         beta: exponent.
     """
     _require_odd("size of the neighbourhood", size)
-    reach = size // 2
 
     def neighbourhood(squares: jax.Array) -> jax.Array:
-        for axis in (1, 2):
-            length = squares.shape[axis]
-            margins = [(0, 0)] * 4
-            margins[axis] = (reach, reach)
-            padded = jnp.pad(squares, margins)
-            shifted = (
-                lax.slice_in_dim(padded, start, start + length, axis=axis)
-                for start in range(size)
-            )
-            squares = reduce(jnp.add, shifted)
-        return squares
+        return _window_sums(squares, size, stride=1, before=size // 2)
 
     return _normalise(neighbourhood, k, alpha, beta, x)
 
@@ -131,23 +120,8 @@ def average_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
         size: side of a window, in pixels.
         stride: pixels between neighbouring windows.
     """
-
-    def sums(x: jax.Array) -> jax.Array:
-        for axis in (1, 2):
-            extent, overhang = _grid(x.shape[axis], size, stride)
-            margins = [(0, 0, 0)] * x.ndim
-            margins[axis] = overhang
-            padded = lax.pad(x, jnp.zeros((), x.dtype), margins)
-            x = reduce(
-                jnp.add,
-                (
-                    lax.slice_in_dim(padded, first, first + extent, stride, axis)
-                    for first in range(size)
-                ),
-            )
-        return x
-
-    return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+    pixels = _window_sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype), size, stride)
+    return _window_sums(x, size, stride) / pixels
 
 
 def dropout(
@@ -198,6 +172,25 @@ def _grid(side: int, size: int, stride: int) -> tuple[int, tuple[int, int, int]]
     """Extent of the windows' first pixels along a side, and the padding they need."""
     extent = stride * -(-(side - size) // stride) + 1
     return extent, (0, extent - 1 + size - side, 0)
+
+
+def _window_sums(x: jax.Array, size: int, stride: int, before: int = 0) -> jax.Array:
+    """Sums over windows, first of rows and then of columns.
+
+    The first window starts `before` pixels ahead of the maps and the last one ends as
+    many behind them, or more where it overhangs.
+    """
+    for axis in (1, 2):
+        extent, (_, overhang, _) = _grid(x.shape[axis] + 2 * before, size, stride)
+        margins = [(0, 0)] * x.ndim
+        margins[axis] = (before, before + overhang)
+        padded = jnp.pad(x, margins)
+        shifted = (
+            lax.slice_in_dim(padded, first, first + extent, stride, axis)
+            for first in range(size)
+        )
+        x = reduce(jnp.add, shifted)
+    return x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))

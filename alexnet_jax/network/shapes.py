@@ -27,6 +27,7 @@ class Stage(NamedTuple):
     # (size, size, C a group, K), (H', W', size² · C a group, K) of a local layer, or
     # (inputs a group, units):
     kernel: tuple[int, ...] = ()
+    size: int = 0  # side of a convolution's kernels, in pixels
     stride: int = 1  # of a convolution, in pixels
     padding: Padding = 0
 
@@ -62,7 +63,7 @@ def _walk(network: AlexNet, side: int) -> Iterator[Stage]:
     convolutions, towers = network.convolutions, network.towers
     for name in network.layers:
         kernel: tuple[int, ...] = ()
-        before, stride = shape, 1
+        before, size, stride = shape, 0, 1
         padding: Padding = 0
         if name == "exchange":
             groups = 1
@@ -77,8 +78,8 @@ def _walk(network: AlexNet, side: int) -> Iterator[Stage]:
                 kernel = (positions, positions, math.prod(kernel[:3]), kernels)
             shape = (positions, positions, kernels)
         elif name in POOLS:
-            size, step = network.pool_size, network.pool_stride
-            positions = _positions(f"{layer} {name}", side, shape[0], size, step)
+            window, step = network.pool_size, network.pool_stride
+            positions = _positions(f"{layer} {name}", side, shape[0], window, step)
             shape = (positions, positions, shape[2])
         elif name not in OPERATIONS:
             last = name == network.weighted[-1]
@@ -88,7 +89,7 @@ def _walk(network: AlexNet, side: int) -> Iterator[Stage]:
             shape = (units,)
         if kernel:
             layer = name
-        yield Stage(name, layer, groups, before, shape, kernel, stride, padding)
+        yield Stage(name, layer, groups, before, shape, kernel, size, stride, padding)
         if kernel:
             groups = towers
 
