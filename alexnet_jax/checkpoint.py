@@ -5,7 +5,7 @@ the seed and s (`data.loader`), so nothing else needs to be kept.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,15 @@ from alexnet_jax.step import State
 ABANDONED = ("Event loop is closed", "Encountered error while reading array")
 
 
+def newest_step(directory: Path) -> int | None:
+    """Steps done in the newest complete checkpoint; unfinished ones are no numbers."""
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
 def holds_any(directory: Path) -> bool:
-    """Whether there is a complete checkpoint; unfinished ones have longer names."""
-    return directory.is_dir() and any(d.name.isdigit() for d in directory.iterdir())
+    """Whether there is a complete checkpoint."""
+    return newest_step(directory) is not None
 
 
 class Checkpoints:
@@ -106,15 +112,10 @@ class Checkpoints:
         Args:
             like: {layer: …} of the layers wanted, as for `restore`.
         """
-        if self.newest is None:
-            raise InputError(f"{self._directory}: holds no complete checkpoint")
-        tree = self._manager.item_metadata(self.newest).params.tree
-        stored, wanted = _shapes(tree), _shapes(like)
-        if different := [
-            f"{name} is {stored.get(name, 'absent')} there and {shape} here"
-            for name, shape in wanted.items()
-            if stored.get(name) != shape
-        ]:
+        with self._damage_named():
+            tree = self._stored()
+        wanted = _shapes(like)
+        if different := _differences(_shapes(tree), wanted, wanted, "here"):
             raise InputError(
                 f"start.checkpoint={self._directory.parent}: {'; '.join(different)}; "
                 "name these layers in start.fresh, or start from another checkpoint"
@@ -130,14 +131,23 @@ class Checkpoints:
         return {layer: restored[layer] for layer in like}
 
     def _read(self, params: Any, **others: Any) -> Any:
+        items = {"params": ocp.args.StandardRestore(params), **others}
+        with self._damage_named(), _abandoned_reads_ignored():
+            self._check_shapes(params)
+            args = ocp.args.Composite(**items)
+            return self._manager.restore(self.newest, args=args)
+
+    def _stored(self) -> Any:
+        """Shapes and dtypes of the parameters in the newest checkpoint."""
         if self.newest is None:
             raise InputError(f"{self._directory}: holds no complete checkpoint")
-        items = {"params": ocp.args.StandardRestore(params), **others}
+        return self._manager.item_metadata(self.newest).params.tree
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """What Orbax raises about a damaged checkpoint, as one line."""
         try:
-            with _abandoned_reads_ignored():
-                self._check_shapes(params)
-                args = ocp.args.Composite(**items)
-                return self._manager.restore(self.newest, args=args)
+            yield
         except (InputError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
             raise  # not the checkpoint's fault: a device without memory, a lost process
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
@@ -148,16 +158,13 @@ class Checkpoints:
             ) from error
 
     def _check_shapes(self, like: Any) -> None:
-        stored = _shapes(self._manager.item_metadata(self.newest).params.tree)
-        wanted = _shapes(like)
-        for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
-                raise InputError(
-                    f"{self._directory}: a checkpoint of another network: {name} is "
-                    f"{stored.get(name, 'absent')} there and "
-                    f"{wanted.get(name, 'absent')} in this config; give the config "
-                    "(and classes.txt) that it was trained with"
-                )
+        stored, wanted = _shapes(self._stored()), _shapes(like)
+        names = sorted(stored.keys() | wanted.keys())
+        if different := _differences(stored, wanted, names, "in this config"):
+            raise InputError(
+                f"{self._directory}: a checkpoint of another network: {different[0]}; "
+                "give the config (and classes.txt) that it was trained with"
+            )
 
     def close(self) -> None:
         """Wait until saves in progress are written."""
@@ -190,6 +197,18 @@ def _abandoned_reads_ignored() -> Iterator[None]:
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(a.shape) for name, a in flatten_dict(params, sep=".").items()}
+
+
+def _differences(
+    stored: dict[str, Any], wanted: dict[str, Any], names: Iterable[str], where: str
+) -> list[str]:
+    """Those of the named parameters whose shapes are others in the checkpoint."""
+    return [
+        f"{name} is {stored.get(name, 'absent')} there and "
+        f"{wanted.get(name, 'absent')} {where}"
+        for name in names
+        if stored.get(name) != wanted.get(name)
+    ]
 
 
 @jax.jit

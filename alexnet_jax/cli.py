@@ -143,9 +143,7 @@ def define_networks() -> Callable[[], tuple[list[Path], int, list[float]]]:
     weights = flags.DEFINE_list("weights", [], "Of the networks of an ensemble.")
 
     def given() -> tuple[list[Path], int, list[float]]:
-        names = checkpoint.value
-        if not names or not all(names):
-            raise InputError(f"--checkpoint={','.join(names)}: name a work directory")
+        given_folders = folders(checkpoint.value, "--checkpoint")
         try:
             shares = [float(weight) for weight in weights.value]
             if any(not 0 <= share < math.inf for share in shares):
@@ -154,9 +152,22 @@ def define_networks() -> Callable[[], tuple[list[Path], int, list[float]]]:
             raise InputError(
                 f"--weights={','.join(weights.value)}: must be numbers, 0 or more"
             ) from None
-        return list(map(Path, names)), int(views.value), shares
+        return given_folders, int(views.value), shares
 
     return given
+
+
+def folders(names: Sequence[str], flag: str) -> list[Path]:
+    """The folders in a flag, split at commas that their names may have too."""
+    if not names or not all(names):
+        raise InputError(f"{flag}={','.join(names)}: name a work directory")
+    found: list[Path] = []
+    while names:
+        joined = {n: Path(",".join(names[:n])) for n in range(len(names), 0, -1)}
+        count = next((n for n, folder in joined.items() if folder.is_dir()), 1)
+        found.append(joined[count])
+        names = names[count:]
+    return found
 
 
 def define_processes() -> Callable[[], tuple[str | None, int, int]]:

@@ -208,12 +208,16 @@ def parsed(text: str, where: str) -> ConfigDict:
     return config
 
 
+ADDED = (  # to the fields of 590dde5 and before; at these values nothing changes
+    *("mesh.fc", "accumulation", "optimizer.layer_drops", "optimizer.layer_decays"),
+    *("dataset.exif_rotation", "network.spatial_size"),
+    *("start.checkpoint", "start.fresh"),
+)
+
+
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Values by key of an earlier version, such as 'network.conv1_size', as today's."""
-    new: dict[str, Any] = {"mesh.fc": 1, "accumulation": 1, "optimizer.layer_drops": []}
-    new |= {"dataset.exif_rotation": True, "network.spatial_size": N.spatial_size}
-    new |= {"optimizer.layer_decays": [], "start.checkpoint": "", "start.fresh": []}
-    new |= values
+    new = {key: FIELDS[key].value for key in ADDED} | values
     new.pop("dataset.workers", None)  # processes that decoded
     if "network.conv1_size" in new:
         new["network.sizes"] = [new.pop("network.conv1_size"), *N.sizes[1:]]

@@ -24,7 +24,7 @@ from alexnet_jax.config import parsed
 from alexnet_jax.data.files import locked, replaced
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.errors import InputError
-from alexnet_jax.step import state_of
+from alexnet_jax.step import parameter_shapes, state_of
 
 ENDING = ".safetensors"
 # The other files that predict needs, carried in the metadata.
@@ -144,7 +144,7 @@ def _as_params(tensors: dict[str, np.ndarray], config: ConfigDict, file: Path) -
     bias = f"{network.weighted[-1]}.bias"
     if bias in tensors:
         network = network.clone(classes=tensors[bias].size)
-    shapes = workdir.parameter_shapes(network, config.augment.crop)
+    shapes = parameter_shapes(network, config.augment.crop)
     wanted = {n: leaf.shape for n, leaf in flatten_dict(shapes, sep=".").items()}
     for name in sorted(wanted.keys() | tensors.keys()):
         given = tensors[name].shape if name in tensors else "absent"

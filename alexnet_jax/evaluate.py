@@ -4,14 +4,12 @@ python -m alexnet_jax.evaluate --config=configs/paper.py --checkpoint=W --views=
 """
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -49,9 +47,7 @@ def evaluate(
     configs = [workdir.read_config(folder) for folder in folders]
     if config is None:
         config = configs[0]
-        # The devices of this machine, not those of the training.
-        config.mesh.data = math.gcd(config.batch_size, jax.device_count())
-        config.mesh.tower = config.mesh.fc = config.accumulation = 1
+        experiment.use_these_devices(config)
     else:
         experiment.check(config)
         if len(folders) == 1:

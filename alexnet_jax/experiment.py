@@ -86,6 +86,12 @@ def total_steps(config: ConfigDict, images: int) -> int:
     return config.steps or math.ceil(config.epochs * images / config.batch_size)
 
 
+def use_these_devices(config: ConfigDict) -> None:
+    """Set a mesh of this machine's devices, in place of that of the training."""
+    config.mesh.data = math.gcd(config.batch_size, jax.device_count())
+    config.mesh.tower = config.mesh.fc = config.accumulation = 1
+
+
 def make_mesh(config: ConfigDict) -> Mesh:
     """The devices of a config."""
     c, towers = config.mesh, config.network.towers

@@ -112,6 +112,11 @@ def ensemble(models: Sequence[Model], image: jax.Array) -> jax.Array:
     return jnp.tensordot(weights / weights.sum(), jnp.stack(answers), axes=1)
 
 
+def likeliest(p: np.ndarray, count: int) -> list[int]:
+    """Labels of the likeliest classes of a distribution (classes,), likeliest first."""
+    return np.argsort(-p, kind="stable")[:count].tolist()
+
+
 @jax.jit
 def _score(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
     # A probability that underflows to 0 counts as the smallest float, 87 nats: infinity

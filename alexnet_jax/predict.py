@@ -66,7 +66,7 @@ def predict(
             if error:
                 yield {"image": file, "error": error}
             else:
-                yield {"image": file, "top": likeliest(answer, classes, top)}
+                yield {"image": file, "top": named(answer, classes, top)}
 
 
 def image_files(paths: Sequence[str]) -> Iterator[str]:
@@ -91,11 +91,11 @@ def read(file: str, square: Square, out: np.ndarray) -> str:
     return ""
 
 
-def likeliest(p: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
+def named(p: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
     """The `top` classes of a distribution, likeliest first."""
     return [
         {"label": label, "name": names[label], "probability": float(p[label])}
-        for label in np.argsort(-p, kind="stable")[:top].tolist()
+        for label in inference.likeliest(p, top)
     ]
 
 

@@ -30,6 +30,11 @@ def initial_params(network: AlexNet, seed: int, side: int) -> Any:
     return whole.init(jax.random.key(seed), jnp.zeros((1, side, side, 3)))["params"]
 
 
+def parameter_shapes(network: AlexNet, side: int) -> dict:
+    """Shapes and dtypes of a network's parameters, for an input of `side` pixels."""
+    return jax.eval_shape(lambda: initial_params(network, 0, side))
+
+
 def state_of(params: Any, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step: velocities of 0 (§5)."""
     sums = Sums.zero(jax.tree.leaves(params)[0].dtype)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,8 +17,7 @@ from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.experiment import check, make_network, make_probabilities, total_steps
 from alexnet_jax.inference import Model
-from alexnet_jax.network.alexnet import AlexNet
-from alexnet_jax.step import initial_params
+from alexnet_jax.step import parameter_shapes
 from alexnet_jax.values import flat, one_of
 
 
@@ -126,11 +124,6 @@ def _differing(keys: Iterable[str], there: ConfigDict, here: ConfigDict) -> str:
         for key in keys
         if before[key] != now[key]
     )
-
-
-def parameter_shapes(network: AlexNet, side: int) -> dict:
-    """Shapes and dtypes of a network's parameters, for an input of `side` pixels."""
-    return jax.eval_shape(lambda: initial_params(network, 0, side))
 
 
 def starting_params(checkpoint: str, fresh: Sequence[str], like: dict) -> dict:

@@ -14,6 +14,7 @@ The names are those of NETWORKS, described where they are made. Errors are those
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import base_config
+from configs import variants
 
 PUBLISHED = {  # test error: (paper, headers of the files of 2012)
     "norm18": ("", "18 %"),
@@ -34,7 +35,7 @@ def _cifar10() -> ConfigDict:
 
     network = config.network
     network.towers = 1
-    network.strides = (1,) * 4
+    network.units = ()
 
     optimizer = config.optimizer
     optimizer.rate = 0.001
@@ -61,7 +62,6 @@ def norm18() -> ConfigDict:
     )  # fmt: skip
     network.kernels = (32, 32, 64)
     network.sizes, network.strides, network.paddings = (5,) * 3, (1,) * 3, (2,) * 3
-    network.units = ()
     network.spatial_size, network.spatial_alpha = 3, 5e-5 / 9
     network.stddevs = (0.0001, 0.01, 0.01, 0.01)
     network.biases = (0.0,) * 4
@@ -76,7 +76,7 @@ def norm18() -> ConfigDict:
 def no_norm19() -> ConfigDict:
     """layers-19pct.cfg: the same without normalisation, and fc10 decays faster."""
     config = norm18()
-    config.network.layers = _without_normalisation(config.network.layers)
+    variants.no_normalisation(config)
     config.optimizer.layer_decays = (("fc10", 3.0),)
     return config
 
@@ -87,9 +87,8 @@ def no_norm13() -> ConfigDict:
     24-pixel crops and reflections. The length is that of cifar10-11pct's recipe.
     """
     config = norm11()
-    network = config.network
-    network.layers = _without_normalisation(network.layers)
-    network.kernels = (64, 64, 32, 32)
+    variants.no_normalisation(config)
+    config.network.kernels = (64, 64, 32, 32)
     config.optimizer.layer_decays = tuple(
         (layer, 0.004) for layer in ("local3", "local4", "fc10")
     )
@@ -113,8 +112,8 @@ def norm11() -> ConfigDict:
         "fc10",
     )  # fmt: skip
     network.kernels = (64, 64, 64, 32)
-    network.sizes, network.paddings = (5, 5, 3, 3), (2, 2, 1, 1)
-    network.units = ()
+    network.sizes, network.strides = (5, 5, 3, 3), (1,) * 4
+    network.paddings = (2, 2, 1, 1)
     network.response_depth = 9
     network.response_k, network.response_alpha = 1.0, 0.001 / 9
     network.stddevs = (0.0001, 0.01, 0.04, 0.04, 0.01)
@@ -139,18 +138,14 @@ def figure1(unit: str) -> ConfigDict:
     """
     config = no_norm19()
     config.epochs = 60.0
-    network = config.network
-    network.layers = tuple(unit if s == "relu" else s for s in network.layers)
+    if unit != "relu":
+        variants.VARIANTS[unit](config)
     optimizer = config.optimizer
     optimizer.weight_decay = 0.0
     optimizer.layer_decays = ()
     optimizer.drops = ()
     optimizer.rate = FIGURE_1_RATES[unit]
     return config
-
-
-def _without_normalisation(layers: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(s for s in layers if not s.startswith("normalise"))
 
 
 # Of relu and tanh half and twice as much is slower (docs/results.md); the other two

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import shutil
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 from apps import ROOT, refusal, run_app
 from runs import SCRATCH, TINY, contents, copy_of_finished_run, logged, tiny_flags
+
+from alexnet_jax import cli
+from alexnet_jax.errors import InputError
 
 
 def test_the_command_without_anything_says_what_it_needs():
@@ -191,3 +195,14 @@ def test_a_full_disk_is_one_line(tmp_path):
         done = run_elsewhere(tmp_path, "-c", program, stdout=full)
     assert done.returncode == 2
     assert done.stderr.startswith("error: a disk: No space left on device\n")
+
+
+def test_folders_of_a_list_may_have_commas_in_their_names(tmp_path):
+    for name in ("a,b", "c"):
+        (tmp_path / name).mkdir()
+    whole, other, missing = (tmp_path / name for name in ("a,b", "c", "d"))
+    for text in (f"{whole},{other},{missing}", f'"{whole}",{other},{missing}'):
+        names = next(csv.reader([text]))  # as absl splits a list
+        assert cli.folders(names, "--workdir") == [whole, other, missing]
+    with pytest.raises(InputError, match="--workdir=a,: name a work directory"):
+        cli.folders(["a", ""], "--workdir")

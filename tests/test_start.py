@@ -1,6 +1,7 @@
 """A training that begins with another run's weights, as 1 CNN* did (§6)."""
 
 import json
+import shutil
 from contextlib import closing
 
 import jax
@@ -14,9 +15,8 @@ from alexnet_jax import experiment, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.optimizer import EpochSchedule
-from alexnet_jax.step import initial_params, state_of
+from alexnet_jax.step import initial_params, parameter_shapes, state_of
 from alexnet_jax.train import train
-from alexnet_jax.workdir import parameter_shapes
 from configs import variants
 
 FROZEN = {"steps": 1, "optimizer.rate": 0.0}  # the weights stay as they start
@@ -98,6 +98,15 @@ def test_what_does_not_fit_is_named_in_one_line(start, words, tmp_path):
     assert "conv5.kernel" not in message
     for word in words:
         assert word in message
+
+
+def test_a_damaged_checkpoint_to_start_from_is_named(tmp_path):
+    shutil.copytree(run_with(12), tmp_path / "other")
+    (newest,) = (tmp_path / "other" / "checkpoints").iterdir()
+    (newest / "params" / "_METADATA").write_bytes(b"{")
+    start = {"start.checkpoint": str(tmp_path / "other"), "start.fresh": ("fc8",)}
+    with pytest.raises(InputError, match=r"checkpoints/0: a damaged checkpoint \("):
+        train(tiny_config({**FROZEN, **start}), tmp_path / "run")
 
 
 def test_the_rates_of_1_cnn_are_those_of_its_log():

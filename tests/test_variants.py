@@ -14,8 +14,8 @@ from alexnet_jax import experiment, parallel, step
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.shapes import stages, training_flop
 from alexnet_jax.progress import parameter_table
+from alexnet_jax.step import parameter_shapes
 from alexnet_jax.values import flat
-from alexnet_jax.workdir import parameter_shapes
 from configs.paper_2012_code import get_config as code_of_2012
 from configs.variants import PUBLISHED, VARIANTS, get_config
 

@@ -7,12 +7,10 @@ lies in report/ of the first one, with the figures as PNG files beside it.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from alexnet_jax import cli, device
-from alexnet_jax.errors import InputError
 from alexnet_jax.report.page import make_report
 
 if __name__ == "__main__":
@@ -29,17 +27,6 @@ if __name__ == "__main__":
         "index", "validation", ["validation", "train"], "Images to find neighbours in."
     )
 
-    def folders(names: list[str]) -> list[Path]:
-        """The folders of a list split at commas, which their names may have too."""
-        if not names or not all(names):
-            raise InputError(f"--workdir={','.join(names)}: name a work directory")
-        given: list[Path] = []
-        while names:
-            whole = [Path(",".join(names[:n])) for n in range(len(names), 0, -1)]
-            given.append(next(filter(Path.is_dir, whole), whole[-1]))
-            names = names[str(given[-1]).count(",") + 1 :]
-        return given
-
     def main(argv: Sequence[str]) -> None:
         """Write the report and print its path."""
         cli.no_more_arguments(argv)
@@ -48,7 +35,7 @@ if __name__ == "__main__":
             destination = cli.path(DESTINATION.value, "--destination")
         device.cache_programs()
         page = make_report(
-            folders(WORKDIR.value),
+            cli.folders(WORKDIR.value, "--workdir"),
             destination,
             threshold=THRESHOLD.value,
             index=INDEX.value,

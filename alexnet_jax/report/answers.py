@@ -6,17 +6,13 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import FigureBase
 
+from alexnet_jax.inference import likeliest
 from alexnet_jax.report import themes
 from alexnet_jax.report.document import Figure
 from alexnet_jax.report.images import Example
 from alexnet_jax.report.themes import MEDIUM, SMALL, Panel, Theme, shortened
 
 TOP = 5  # classes, as in the paper
-
-
-def likeliest(p: np.ndarray) -> list[int]:
-    """The five likeliest classes of a distribution (classes,), likeliest first."""
-    return np.argsort(-p, kind="stable")[:TOP].tolist()
 
 
 def figure_4_left(
@@ -29,7 +25,7 @@ def figure_4_left(
         predictions: (images, classes), a distribution for each.
         classes: names in label order.
     """
-    top = [likeliest(p) for p in predictions]
+    top = [likeliest(p, TOP) for p in predictions]
     panels = [
         Panel(
             f"An image of class {classes[example.label]}; predicted: "

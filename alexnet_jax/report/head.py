@@ -12,7 +12,7 @@ from alexnet_jax.experiment import make_network
 from alexnet_jax.progress import duration
 from alexnet_jax.report.document import named, table
 from alexnet_jax.report.run import Run, differences, printable
-from alexnet_jax.step import initial_params
+from alexnet_jax.step import parameter_shapes
 
 
 def title_of(runs: Sequence[Run]) -> str:
@@ -56,8 +56,8 @@ def _description(run: Run) -> str:
     about += [f"{network.towers} tower{'s' if network.towers > 1 else ''}"]
     crop = config.augment.crop
     if run.classes:
-        shapes = jax.eval_shape(lambda: initial_params(network, 0, crop))
-        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        leaves = jax.tree.leaves(parameter_shapes(network, crop))
+        count = sum(math.prod(leaf.shape) for leaf in leaves)
         about.append(f"<b>{count:,} parameters</b>")
     return (
         f"Data: {', '.join(parts)}. Network: {', '.join(about)}, on crops of "

@@ -1,16 +1,15 @@
 """The report of one run or several: one HTML page, and its figures as PNG files."""
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import device, experiment, inputs, workdir
+from alexnet_jax.checkpoint import newest_step
 from alexnet_jax.data.files import replaced
 from alexnet_jax.data.images import Source
 from alexnet_jax.errors import InputError
@@ -63,8 +62,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     runs = []
     for folder, name in zip(folders, names_of(folders), strict=True):
         config = workdir.read_config(folder)
-        config.mesh.data = math.gcd(config.batch_size, jax.device_count())
-        config.mesh.tower = config.mesh.fc = config.accumulation = 1
+        experiment.use_these_devices(config)
         classes: list[str] = []
         with suppress(InputError):
             classes = workdir.read_classes(folder / "classes.txt")
@@ -83,8 +81,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def newest(folder: Path) -> int | None:
     """Steps done in the newest complete checkpoint of a work directory."""
-    names = (path.name for path in (folder / "checkpoints").glob("*"))
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return newest_step(folder / "checkpoints")
 
 
 def load(run: Run) -> Trained:
