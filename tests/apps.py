@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from alexnet_jax import cli
+
 ROOT = Path(__file__).parents[1]
 
 # A server imports what the apps import, once; each command is a fork of it.
@@ -26,6 +28,7 @@ def start_app(
     name: str,
     *arguments: object,
     environment: dict[str, str] | None = None,
+    parse_only: bool = False,
 ):
     """`python -m alexnet_jax.NAME ARGUMENTS`, run in the repository.
 
@@ -34,19 +37,25 @@ def start_app(
     argv = [name, *map(str, arguments)]
     files = [folder / "out", folder / "err"]
     process = _context.Process(
-        target=_main, args=(f"alexnet_jax.{name}", argv, files, environment or {})
+        target=_main,
+        args=(f"alexnet_jax.{name}", argv, files, environment or {}, parse_only),
     )
     process.start()
     return process
 
 
-def run_app(name: str, *arguments: object) -> Answer:
+def run_app(name: str, *arguments: object, parse_only: bool = False) -> Answer:
     """Run it to its end: its exit status and output."""
     with tempfile.TemporaryDirectory() as folder:
-        process = start_app(Path(folder), name, *arguments)
+        process = start_app(Path(folder), name, *arguments, parse_only=parse_only)
         process.join()
         out, err = (Path(folder, file).read_text() for file in ("out", "err"))
     return Answer(process.exitcode, out, err)
+
+
+def parse_app(name: str, *arguments: object) -> Answer:
+    """Parse its flags, and no more."""
+    return run_app(name, *arguments, parse_only=True)
 
 
 def refusal(name: str, *arguments: object) -> str:
@@ -60,7 +69,11 @@ def refusal(name: str, *arguments: object) -> str:
 
 
 def _main(
-    module: str, argv: list[str], files: list[Path], environment: dict[str, str]
+    module: str,
+    argv: list[str],
+    files: list[Path],
+    environment: dict[str, str],
+    parse_only: bool,
 ) -> None:
     os.environ.update(environment)
     for descriptor, file in enumerate(files, 1):
@@ -68,4 +81,6 @@ def _main(
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     sys.argv = argv
+    if parse_only:
+        cli.run = lambda main: cli._parse(sys.argv)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,44 @@
+"""The commands in README and docs: their flags, configs and keys exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from apps import ROOT, parse_app
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each shell command of a page that runs one of the apps."""
+    text = page.read_text()
+    if page.suffix == ".py":  # an indented block of the docstring
+        blocks = re.findall(r"(?:^    .*\n)+", text.split('"""')[1], re.MULTILINE)
+    else:
+        blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w[w.index("-m") + 1 :] for w in words if "-m" in w and "pip" not in w]
+
+
+ALL = [
+    pytest.param(command, id=f"{page.name}-{number}")
+    for page in [*PAGES, *CONFIGS]
+    for number, command in enumerate(commands(page), 1)
+    if command[0].startswith("alexnet_jax.")
+]
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_a_command_of_the_docs_parses(command):
+    name, *arguments = command
+    answer = parse_app(name.removeprefix("alexnet_jax."), *arguments)
+    assert answer.status == 0, f"{shlex.join(command)}: {answer.err}"
+
+
+def test_there_are_commands_and_wrong_ones_are_found():
+    assert len(ALL) >= 30
+    wrong = ("--config=configs/paper.py", "--workdir=W", "--config.bach_size=1")
+    assert "did you mean 'batch_size'" in parse_app("main", *wrong).err
