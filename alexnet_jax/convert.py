@@ -10,6 +10,7 @@ import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,7 @@ def into_run(
     if last in found.tensors:
         network = network.clone(classes=found.tensors[last].size)
     params = as_params(found, network, config.augment.crop, f"--source={file}")
-    found = found._replace(tensors={})  # their memory is not needed twice
+    found = replace(found, tensors={})  # their memory is not needed twice
     names = _class_names(found, classes, file, network.classes)
     statistics = _statistics(found, config, mean or file)
     made = {"classes.txt": names, "statistics.npz": statistics}
@@ -258,7 +259,8 @@ def _untrained(params: Tensors) -> State:
     tree = unflatten_dict(params, sep=".")
     zeros = {name: np.zeros_like(own) for name, own in params.items()}
     velocities = optax.TraceState(trace=unflatten_dict(zeros, sep="."))
-    return State(np.zeros((), np.int32), tree, velocities, Sums(*np.zeros(4, "f4")))
+    step, sums = np.zeros((), np.int32), Sums(*np.zeros(4, np.float32))
+    return State(step, tree, velocities, sums)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
@@ -289,8 +291,8 @@ if __name__ == "__main__":
             cli.path(SOURCE.value, "--source"),
             cli.path(DESTINATION.value, "--destination"),
             CONFIG.value,
-            mean=MEAN.value and cli.path(MEAN.value, "--mean"),
-            classes=CLASS_NAMES.value and cli.path(CLASS_NAMES.value, "--classes"),
+            mean=Path(MEAN.value) if MEAN.value else None,
+            classes=Path(CLASS_NAMES.value) if CLASS_NAMES.value else None,
         )
         print(f"{SOURCE.value} → {DESTINATION.value}")
 

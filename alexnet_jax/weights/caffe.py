@@ -64,7 +64,9 @@ def messages() -> dict[str, Any]:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
+        name: message_factory.GetMessageClass(
+            pool.FindMessageTypeByName(f"caffe.{name}")
+        )
         for name in SCHEMA
     }
 
@@ -149,7 +151,7 @@ def _parsed(message: str, file: Path, flag: str) -> Any:
 
 
 def _array(blob: Any, what: str) -> np.ndarray:
-    """The numbers of a blob; sides of 1 that old files put before others are left out."""
+    """The numbers of a blob, without the sides of 1 that old files put first."""
     numbers = np.frombuffer(blob.data, "<f4")
     if blob.double_data:
         numbers = np.frombuffer(blob.double_data, "<f8")

@@ -35,9 +35,8 @@ def write(
 
     def probabilities(images: jax.Array) -> jax.Array:
         pixels = images[:, centre, centre].astype(jnp.float32)
-        return jax.nn.softmax(
-            network.apply(variables, pixels - mean_image[centre, centre])
-        )
+        logits = network.apply(variables, pixels - mean_image[centre, centre])
+        return jax.nn.softmax(jnp.asarray(logits))
 
     (batch,) = export.symbolic_shape("B")
     images = jax.ShapeDtypeStruct((batch, *mean_image.shape), jnp.uint8)

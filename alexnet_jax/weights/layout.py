@@ -7,7 +7,7 @@ outputs of a group (a tower) are contiguous and read the channels of that group 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from alexnet_jax.network.shapes import Stage, stages
 Tensors = dict[str, np.ndarray]
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Found:
     """What a file of weights holds."""
 
     tensors: Tensors  # 'conv1.kernel', inputs first, or 'conv1.weight', outputs first
-    companions: dict[str, bytes] = {}  # other files of a work directory, by name
+    # Other files of a work directory, by name:
+    companions: dict[str, bytes] = field(default_factory=dict)
     mean_image: np.ndarray | None = None  # float32 (S, S, 3), RGB, in grey levels
     order: tuple[str, ...] = ()  # layers with weights, 'normalise' and 'pool'
     config: str = ""  # the config of its network, such as 'configs/caffe.py:caffenet'

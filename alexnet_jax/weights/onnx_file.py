@@ -18,8 +18,12 @@ from alexnet_jax.network.shapes import Stage, stages
 from alexnet_jax.weights.layout import Tensors
 
 OPSET = 17  # of 2022: any ONNX Runtime from 1.12 runs it
-UNITS = {"relu": ("Relu",), "tanh": ("Tanh",), "logistic": ("Sigmoid",)}
-UNITS["abs_tanh"] = ("Tanh", "Abs")
+UNITS: dict[str, tuple[str, ...]] = {
+    "relu": ("Relu",),
+    "tanh": ("Tanh",),
+    "logistic": ("Sigmoid",),
+    "abs_tanh": ("Tanh", "Abs"),
+}
 
 
 class Graph:
@@ -39,7 +43,9 @@ class Graph:
         self.constants: list[Any] = []
         self.at = ""  # the stage that is being added
 
-    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes) -> Any:
+    def add(
+        self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any
+    ) -> Any:
         """Add a node; the name of its result, or of its results."""
         stem = f"{self.at}/{operator}_{len(self.nodes)}"
         names = [f"{stem}_{i}" for i in range(outputs)] if outputs > 1 else [stem]
@@ -170,7 +176,7 @@ def _grid(maps: tuple[int, ...], size: int, stride: int, padding: Any) -> dict:
 def _across_maps(graph: Graph, x: str, stage: Stage, network: AlexNet) -> str:
     ranges = 1 if network.response_range == "layer" else network.towers
     depth = network.response_depth
-    constants = {
+    constants: dict[str, Any] = {
         "size": depth,
         "alpha": network.response_alpha * depth,  # ONNX divides the sum by its depth
         "beta": network.response_beta,

@@ -17,9 +17,12 @@ def read(file: Path) -> Found:
     """The tensors of a file, of which nothing else is unpickled."""
     torch = _torch(f"--source={file}")
     try:
-        # A newer file is a zip, whose tensors can stay on the disk until they are used.
-        on_disk = zipfile.is_zipfile(file)
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=on_disk)
+        with file.open("rb") as opened:  # since 1.6 a zip, which ends with its index
+            zipped = opened.read(2) == b"PK"
+        if zipped and not zipfile.is_zipfile(file):
+            raise ValueError("the index of its zip is missing")
+        # The tensors of a zip stay on the disk until they are used.
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
         raise InputError(f"--source={file}: cannot be read ({error})") from None
     except pickle.UnpicklingError:
@@ -57,10 +60,13 @@ def write(file: Path, tensors: Tensors, mean_image: np.ndarray) -> None:
         mean_image: float32 (S, S, 3).
     """
     torch = _torch(f"--destination={file}")
-    state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
-    mean = np.ascontiguousarray(np.moveaxis(mean_image, -1, 0))
+    tensors = {MEAN_IMAGE: np.moveaxis(mean_image, -1, 0), **tensors}
+    # PyTorch takes no arrays that are JAX's; the kernels have been copied already.
+    own = {name: np.require(array, None, ["C", "W"]) for name, array in tensors.items()}
     with file.open("wb") as opened:
-        torch.save({MEAN_IMAGE: torch.from_numpy(mean), **state}, opened)
+        torch.save(
+            {name: torch.from_numpy(array) for name, array in own.items()}, opened
+        )
 
 
 def _array(tensor: Any) -> np.ndarray:

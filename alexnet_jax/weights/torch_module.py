@@ -9,7 +9,7 @@ This file imports PyTorch and nothing else, so that it can be copied beside a pr
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ class Pixels(nn.Module):
 
     def __init__(self, mean_image: torch.Tensor, crop: int):
         super().__init__()
-        self.register_buffer("mean_image", mean_image)
+        self.mean_image = nn.Buffer(mean_image)
         margin = (mean_image.shape[-1] - crop) // 2
         self.centre = slice(margin, margin + crop)
 
     def forward(self, x):
+        """Grey levels, of any type, as float32."""
         centre = self.centre
         return x[..., centre, centre].float() - self.mean_image[:, centre, centre]
 
@@ -41,6 +42,7 @@ class ResponseNormalisation(nn.Module):
         self.ranges = ranges
 
     def forward(self, x):
+        """(B, C, H, W), the same."""
         parts = x.chunk(self.ranges, dim=1)
         normalise = functional.local_response_norm
         return torch.cat([normalise(maps, *self.constants) for maps in parts], dim=1)
@@ -54,6 +56,7 @@ class NormalisationWithinMaps(nn.Module):
         self.size, self.factor = size, alpha * size**2
 
     def forward(self, x):
+        """(B, C, H, W), the same."""
         mean = functional.avg_pool2d(x * x, self.size, 1, self.size // 2)
         return x * (1 + self.factor * mean) ** -0.75
 
@@ -66,6 +69,7 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x):
+        """Of any shape."""
         return functional.dropout(x, self.rate, self.training) * (1 - self.rate)
 
 
@@ -73,6 +77,7 @@ class AbsTanh(nn.Module):
     """|tanh(x)|."""
 
     def forward(self, x):
+        """Of any shape."""
         return x.tanh().abs()
 
 
@@ -86,7 +91,10 @@ class GroupedLinear(nn.Module):
         self.groups = groups
 
     def forward(self, x):
-        parts = zip(x.chunk(self.groups, 1), self.weight.chunk(self.groups))
+        """(B, inputs) → (B, units)."""
+        parts = zip(
+            x.chunk(self.groups, 1), self.weight.chunk(self.groups), strict=True
+        )
         return torch.cat([own @ weight.T for own, weight in parts], dim=1) + self.bias
 
 
@@ -100,6 +108,7 @@ class LocallyConnected(nn.Module):
         self.size, self.stride, self.groups = size, stride, groups
 
     def forward(self, x):
+        """(B, C, H, W), with its margins → (B, K, H', W')."""
         patches = functional.unfold(x, self.size, stride=self.stride)
         patches = patches.unflatten(1, (self.groups, -1, self.size**2))
         patches = patches.permute(0, 4, 1, 3, 2).flatten(3)  # positions, groups, inputs
@@ -128,7 +137,7 @@ def make_module(
     }
     towers, rate = network["towers"], network["dropout"]
     ranges = 1 if network["response_range"] == "layer" else towers
-    operations = {
+    operations: dict[str, Callable[[], nn.Module]] = {
         "relu": nn.ReLU,
         "tanh": nn.Tanh,
         "logistic": nn.Sigmoid,

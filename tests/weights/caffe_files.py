@@ -1,4 +1,4 @@
-"""Caffe's two networks as Caffe's own files: deploy.prototxt, weights and mean image."""
+"""Caffe's two networks as files of Caffe's: deploy.prototxt, weights, mean image."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ SMALL = Sizes((8, 16, 24, 24, 16), (32, 24), 12, 99, 104)
 
 
 def layers(kind: str, sizes: Sizes) -> list[tuple[str, str]]:
-    """(name, the layer's own parameters) of BVLC/caffe's models/KIND/deploy.prototxt."""
+    """(name, parameters) of each layer in BVLC/caffe's models/KIND/deploy.prototxt."""
     convs = [
         "kernel_size: 11 stride: 4",
         "pad: 2 kernel_size: 5 group: 2",
@@ -80,12 +80,14 @@ def prototxt(kind: str, sizes: Sizes) -> str:
             f"{parameters} }}"
         )
         bottom = top
-    lines.append(f'layer {{ name: "prob" type: "Softmax" bottom: "{bottom}" top: "p" }}')
+    lines.append(
+        f'layer {{ name: "prob" type: "Softmax" bottom: "{bottom}" top: "p" }}'
+    )
     return "\n".join(lines)
 
 
 def random_weights(kind: str, sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights that keep the signal's size, so that probabilities differ: outputs first."""
+    """Weights that keep the signal's size, so that answers differ; outputs first."""
     rng = np.random.default_rng(seed)
     kernels, pooled = sizes.kernels, (((sizes.crop - 11) // 4 + 1 - 3) // 2 + 1)
     pooled = ((pooled - 3) // 2 + 1 - 3) // 2 + 1

@@ -159,7 +159,9 @@ def test_the_mean_image_is_turned_to_rgb(tmp_path):
         folder.mkdir()
         run = imported(folder, "caffenet", mean=name)
         kept = Statistics.load(run / "statistics.npz")
-        np.testing.assert_array_equal(kept.mean_image, given.transpose(1, 2, 0)[..., ::-1])
+        np.testing.assert_array_equal(
+            kept.mean_image, given.transpose(1, 2, 0)[..., ::-1]
+        )
         assert not kept.color_stddev.any()
     colour = write_mean(tmp_path / "colour.npy", np.array([104, 117, 123], "f4"))
     np.testing.assert_array_equal(caffe.read_mean(colour), [[[123, 117, 104]]])
@@ -184,7 +186,9 @@ def test_classes_are_numbered_or_given(tmp_path):
     convert(file, tmp_path / "named", **how)
     assert (tmp_path / "named" / "classes.txt").read_text() == names.read_text()
     names.write_text("cat\ndog\n")
-    with pytest.raises(InputError, match=r"--classes=.*: names 2 classes, and the weig"):
+    with pytest.raises(
+        InputError, match=r"--classes=.*: names 2 classes, and the weig"
+    ):
         convert(file, tmp_path / "other", **how)
     assert not (tmp_path / "other").exists()
 
@@ -212,7 +216,9 @@ def test_another_order_of_the_layers_is_another_network(tmp_path):
         tmp_path / "x.caffemodel", "caffenet", SMALL, random_weights("caffenet", SMALL)
     )
     mean = write_mean(tmp_path / "mean.npy", mean_image(SMALL))
-    with pytest.raises(InputError, match="its order is conv1 pool normalise conv2 .*, a"):
+    with pytest.raises(
+        InputError, match=r"its order is conv1 pool normalise conv2 .*, a"
+    ):
         convert(file, tmp_path / "run", small_config("bvlc_alexnet"), mean=mean)
 
 
@@ -254,10 +260,7 @@ def test_the_command_with_a_config(tmp_path):
     weights = random_weights("caffenet", SMALL)
     file = write_caffemodel(tmp_path / "x.caffemodel", "caffenet", SMALL, weights)
     mean = write_mean(tmp_path / "mean.npy", mean_image(SMALL))
-    keys = [
-        f"--config.{key}={value}"
-        for key, value in SMALL.config().items()
-    ]
+    keys = [f"--config.{key}={value}" for key, value in SMALL.config().items()]
     answer = run_app(
         "convert",
         *(f"--source={file}", f"--destination={tmp_path}/run", f"--mean={mean}"),

@@ -1,16 +1,18 @@
 """Every network in PyTorch, ONNX Runtime and jax.export: the same probabilities."""
 
 import json
-import subprocess
-import sys
 
+import jax
 import numpy as np
 import pytest
 import torch
-from asked import assert_varied, drawings
+from asked import answers, assert_varied, drawings, photographs
+from caffe_files import Sizes, random_weights, write_caffemodel, write_mean
+from caffe_files import mean_image as caffe_mean
 from networks import CHANGES, IMAGES, MARGIN, NETWORKS, mean_image, small_config
 from networks import small_network as network_of
 
+from alexnet_jax.convert import convert
 from alexnet_jax.network.shapes import stages
 from alexnet_jax.weights import jax_export, onnx_file, torch_file, torch_module
 from alexnet_jax.weights.layout import inputs_first, outputs_first, with_outputs_first
@@ -72,26 +74,49 @@ def test_layouts_are_inverse(name):
             np.testing.assert_array_equal(inputs_first(there, stage), kernel)
 
 
-LOADER = """
-import sys
-sys.modules.update(dict.fromkeys(["alexnet_jax", "flax", "torch", "onnx"]))
-import jax, numpy as np
-program = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
-assert program.platforms == ("cpu", "cuda", "tpu")
-for count in (4, 1):
-    images = np.load(sys.argv[2])[:count]
-    np.save(f"{sys.argv[3]}_{count}", program.call(images))
-"""
-
-
-@pytest.mark.parametrize("name", ["2012 code"])
-def test_jax_export_answers_alike_where_only_jax_is(name, tmp_path):
-    network, side, params, ours = network_of(name)
+def test_jax_export_answers_alike(tmp_path):
+    network, side, params, ours = network_of("2012 code")
     file, size = tmp_path / "x.jax_export", side + MARGIN
     jax_export.write(file, params, network, mean_image(size), side)
-    np.save(tmp_path / "images.npy", drawings(IMAGES, size))
-    arguments = [file, tmp_path / "images.npy", tmp_path / "answers"]
-    subprocess.run([sys.executable, "-c", LOADER, *arguments], check=True, cwd=tmp_path)
-    for count in (4, 1):
-        theirs = np.load(tmp_path / f"answers_{count}.npy")
-        np.testing.assert_allclose(theirs, ours[:count], rtol=0, atol=1e-4)
+    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    images = drawings(IMAGES, size)
+    for some in (images, images[:1]):  # of any number
+        theirs = program.call(some)
+        np.testing.assert_allclose(theirs, ours[: len(some)], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_full_size_answers_alike_in_every_format(tmp_path, shared_data):
+    kind, sizes, images = "caffenet", Sizes(), photographs(shared_data, 8)
+    source, mean = tmp_path / "x.caffemodel", tmp_path / "mean.npy"
+    write_caffemodel(source, kind, sizes, random_weights(kind, sizes))
+    convert(source, tmp_path / "run", mean=write_mean(mean, caffe_mean(sizes)))
+    ours = answers(tmp_path / "run", images)
+    assert_varied(ours)
+
+    def file(ending):
+        convert(tmp_path / "run", tmp_path / f"x.{ending}")
+        return tmp_path / f"x.{ending}"
+
+    def pytorch():
+        state = torch.load(file("pth"), weights_only=True)
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        network, crop = config["network"], config["augment"]["crop"]
+        module = torch_module.make_module(state, network, crop).eval()
+        with torch.inference_mode():
+            return module(torch.tensor(images).permute(0, 3, 1, 2)).softmax(1).numpy()
+
+    def runtime():
+        session = onnxruntime.InferenceSession(file("onnx"))
+        return session.run(["probabilities"], {"images": images})[0]
+
+    def exported():
+        data = bytearray(file("jax_export").read_bytes())
+        return jax.export.deserialize(data).call(images)
+
+    print()
+    for name, run in {"pth": pytorch, "onnx": runtime, "jax_export": exported}.items():
+        difference = np.abs(np.asarray(run()) - ours).max()
+        print(f".{name}: largest difference of a probability {difference:.1e}")
+        assert difference < 1e-4
