@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from alexnet_jax.config import base_config
-from alexnet_jax.convert import to_safetensors
+from alexnet_jax.convert import convert
 from alexnet_jax.train import train
 
 # Every run compiles the same few functions: the first one does it for all of them.
@@ -91,7 +91,7 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
     """The parameters of its newest checkpoint."""
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
         file = Path(folder) / "weights.safetensors"
-        to_safetensors(workdir, file)
+        convert(workdir, file)
         return load_file(file)
 
 

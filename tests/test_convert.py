@@ -1,16 +1,24 @@
+import base64
+import errno
+import os
 import shutil
+import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from apps import refusal, run_app
 from runs import assert_same_weights, contents, finished_run, tiny_config, weights
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from alexnet_jax import parallel, workdir
-from alexnet_jax.convert import convert
+from alexnet_jax import experiment, parallel, workdir
+from alexnet_jax.convert import OUT_OF_A_RUN, convert
 from alexnet_jax.errors import InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.train import train
+from alexnet_jax.weights import torch_file
 
 
 def test_names_shapes_and_types_are_as_promised(tmp_path):
@@ -104,7 +112,9 @@ def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
     less = {name: t for name, t in tensors.items() if name != "fc7.bias"}
     refused(less, r"fc7.bias is absent there and \(16,\)", config=own)
     refused(
-        {**tensors, "fc9": np.zeros(2)}, r"fc9 is \(2,\) there and absent", config=own
+        {**less, "fc9": np.zeros(2)},
+        r"fc7.bias is absent .*; fc9 is \(2,\) there and absent in the config's net",
+        config=own,
     )
     wider = {**tensors, "conv2.kernel": np.zeros((5, 5, 8, 8), "f4")}
     refused(wider, r"conv2.kernel is \(5, 5, 8, 8\) there", config=own)
@@ -116,6 +126,88 @@ def test_what_does_not_fit_is_refused_and_nothing_made(tmp_path):
     file.write_bytes(b"rubbish")
     with pytest.raises(InputError, match=r"wrong.safetensors: cannot be read"):
         convert(file, folder)
+
+
+def test_classes_that_do_not_fit_the_weights_are_refused(tmp_path):
+    file, folder = tmp_path / "weights.safetensors", tmp_path / "run"
+    convert(finished_run(), file)
+    with safe_open(file, "numpy") as opened:
+        metadata = opened.metadata()
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\n")
+    with pytest.raises(InputError, match=r"--classes=.*: .* names its classes; leave"):
+        convert(file, folder, classes=names)
+    two = {**metadata, "classes.txt": base64.b64encode(names.read_bytes()).decode()}
+    save_file(load_file(file), file, two)
+    with pytest.raises(
+        InputError, match=r"names 2 classes, and the weights are for 10"
+    ):
+        convert(file, folder)
+    save_file(load_file(file), file)
+    with pytest.raises(
+        InputError, match=r"--classes=.*no.txt: cannot be read: No such"
+    ):
+        convert(file, folder, tiny_config(), classes=tmp_path / "no.txt")
+    assert not folder.exists()
+
+
+def test_reading_weights_builds_no_training_program(tmp_path, monkeypatch):
+    file, compiled = tmp_path / "weights.safetensors", []
+    convert(finished_run(), file)
+
+    def note(event, seconds, **details):
+        if event.startswith("/jax/core/compile/"):
+            compiled.append(details["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    jax.clear_caches()
+    for builder in ("make_program", "make_probabilities"):
+        monkeypatch.delattr(experiment, builder)
+    convert(file, tmp_path / "copy")
+    # Neither a network nor a step: the sums with which a checkpoint is checked.
+    assert {name.removeprefix("jit(").rstrip(")") for name in compiled} == {
+        "_all_finite"
+    }
+
+
+@pytest.mark.parametrize("ending", OUT_OF_A_RUN)
+def test_what_cannot_be_written_is_one_line(tmp_path, ending):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match=r"--destination=.*: cannot be written: (Not a d|File ex)"
+    ):
+        convert(finished_run(), tmp_path / "file" / f"x{ending}")
+    (tmp_path / f"x{ending}").write_text("mine")
+    with pytest.raises(InputError, match=r"exists already"):
+        convert(finished_run(), tmp_path / f"x{ending}")
+    assert contents(tmp_path) == {"file": b"", f"x{ending}": b"mine"}
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch_file, "write", full)
+    with pytest.raises(InputError, match=r"x\.pth: cannot be written: No space left"):
+        convert(finished_run(), tmp_path / "x.pth")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("module", "ending"), [("torch", ".pth"), ("onnx", ".onnx")])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, module, ending):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=rf"pip install 'alexnet_jax\[{module}\]'"):
+        convert(finished_run(), tmp_path / f"x{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_that_say_nothing_are_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"--mean=m.npy: goes with a --source=\*.caffe"
+    ):
+        convert(tmp_path / "x.pth", tmp_path / "run", mean=Path("m.npy"))
+    with pytest.raises(InputError, match="leave out --config and --classes"):
+        convert(finished_run(), tmp_path / "x.pth", tiny_config())
 
 
 def test_the_command(tmp_path):
