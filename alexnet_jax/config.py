@@ -167,7 +167,9 @@ def base_config() -> ConfigDict:
 
 def get_config(path: str = "") -> ConfigDict:
     """This file is a config file too: the paper's, or that of a config.json."""
-    return parsed(Path(path).read_text(errors="replace"), path) if path else base_config()
+    if not path:
+        return base_config()
+    return parsed(Path(path).read_text(errors="replace"), path)
 
 
 def shared_by_processes(config: ConfigDict) -> dict[str, Any]:

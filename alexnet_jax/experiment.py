@@ -94,22 +94,22 @@ def total_steps(config: ConfigDict, images: int) -> int:
 
 
 def late_drops(config: ConfigDict, images: int) -> str:
-    """A line about drops of the learning rate behind the end of a run; '' without them.
+    """A line about drops of the learning rate that a run ends before; '' without them.
 
-    A run that was shortened keeps the epochs of its drops; the line has them scaled.
+    A run with fewer epochs keeps the epochs of its drops; the line has them scaled.
     """
     c = config.optimizer
     end = config.steps * config.batch_size / images if config.steps else config.epochs
-    late = [row for row in c.drops if row[0] >= end]
+    late = [f"{epoch:g}" for epoch, *_ in c.drops if epoch >= end]
     if c.schedule != "epochs" or not late:
         return ""
-    falls = len(c.drops) - len(late)
-    last = c.drops[-1][0] / LAST_DROP
-    scaled = tuple((float(f"{row[0] * end / last:.3g}"), *row[1:]) for row in c.drops)
+    times = f"{len(c.drops) - len(late)} of {len(c.drops)} times"
+    scale = LAST_DROP * end / c.drops[-1][0]
+    scaled = tuple((float(f"{epoch * scale:.3g}"), *own) for epoch, *own in c.drops)
     return (
-        f"learning rate: falls {falls} of {len(c.drops)} times, since the run ends at "
-        f"epoch {end:.4g} and optimizer.drops has {', '.join(f'{r[0]:g}' for r in late)}"
-        f"; for all of them: --config.optimizer.drops='{scaled}'"
+        f"learning rate: falls {times}, since the run ends at epoch {end:.4g} and "
+        f"optimizer.drops has {', '.join(late)}; to scale them: "
+        f"--config.optimizer.drops='{scaled}'"
     )
 
 

@@ -71,7 +71,7 @@ def settle_config(
             Change.ANY_TIME: True,
             Change.LONGER: longer or untrained,
             Change.UNTRAINED: untrained,
-            Change.MOVED: bool(known),  # not where an earlier version made it
+            Change.MOVED: bool(known),  # an earlier version did not note the images
             Change.NEVER: False,
         }
         fixed = [key for key, field in FIELDS.items() if not may_change[field.change]]
@@ -80,10 +80,13 @@ def settle_config(
                 f"--workdir={workdir}: was made with another config: {differing}; give "
                 "another --workdir, or these values"
             )
-        for key, before in known.items():
-            if sets[key] != before:
-                here = flat(config)[key]
-                raise InputError(_other_images(key, here, sets[key], before, workdir))
+        for key, own in known.items():
+            if sets[key] != own and (moved := _differing([key], kept, config)):
+                raise InputError(
+                    f"--workdir={workdir}: was begun with other images: {moved}: "
+                    f"{_compared(own, sets[key])}; give another --workdir, or the same "
+                    "images"
+                )
     if processes.first():
         write_config(config, path)
         with replaced(workdir / IMAGES) as temporary:
@@ -100,27 +103,28 @@ def _known_images(workdir: Path) -> dict[str, dict[str, Any]]:
     """The fingerprints in images.json; {} where an earlier version wrote none."""
     path = workdir / IMAGES
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(errors="replace"))
+        for own in known.values():
+            _compared(own, own)
         return {key: known[key] for key in ("dataset.train", "dataset.validation")}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: not the JSON of two sets of images ({error}); restore or delete "
-            "it"
+            f"{path}: not two fingerprints of images in JSON ({error!r}); restore or "
+            "delete it"
         ) from None
 
 
-def _other_images(key: str, where: str, now: dict, before: dict, workdir: Path) -> str:
-    """What differs between two sets of images, for a message."""
-    counts = [f"{s['images']:,} images of {s['classes']:,} classes" for s in (now, before)]
-    differing = f"{counts[0]} here, {counts[1]} there"
-    if counts[0] == counts[1]:
-        differing = f"{counts[0]} both, but other names or contents"
-    return (
-        f"{key}={where!r}: not the images with which {workdir} was begun ({differing}); "
-        "restore them, or give another --workdir"
+def _compared(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The sizes of two sets of images, for a message."""
+    one, other = (
+        f"{own['images']:,} images in {own['classes']:,} classes"
+        for own in (there, here)
     )
+    if one == other:
+        return f"{one} both, with other names or contents"
+    return f"{one} there, {other} here"
 
 
 def settle_classes(classes: Sequence[str], config: ConfigDict, workdir: Path) -> None:

@@ -10,9 +10,10 @@ from alexnet_jax.errors import InputError
 def split(source: Source, share: float) -> tuple[Source, Source]:
     """Divide a source into training and held-out images, class by class.
 
-    An image is held out by the hash of its name below the common folder (of its index
-    where records have no names), whatever the seed: networks of several seeds, and their
-    ensemble, never see it, and most images stay on their side when others are added.
+    The hash of its name below the common folder decides for each image (that of its
+    index where records have no names). The seed does not matter: networks of several
+    seeds, and so their ensemble, have the same held-out images, and most images keep
+    their role when others are added.
 
     Args:
         source: all images.

@@ -126,9 +126,11 @@ class View:
 
 def relative_names(source: Source) -> list[str]:
     """The names of the records without the folders that all of them lie in."""
-    names = source.names
-    start = os.path.commonprefix(names).rfind("/") + 1
-    return [name[start:] for name in names]
+    if not source.names:
+        return []
+    ends = min(source.names), max(source.names)  # what these share, all share
+    common = os.path.commonpath([os.path.dirname(name) for name in ends])
+    return [name[len(common) :].removeprefix("/") for name in source.names]
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
