@@ -121,7 +121,8 @@ def _check_config(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
                 raise InputError(f"--config.{key}: no such key{nearest(key, keys)}")
             if given is None:
                 raise InputError(
-                    f"--config.{key}: of which config? give --config=configs/X.py too"
+                    f"--config.{key}: there is no config to change; give "
+                    "--config=configs/X.py, or a work directory with a config.json"
                 )
     if given is None:
         return argv, [*keys]

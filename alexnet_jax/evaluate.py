@@ -54,7 +54,7 @@ def evaluate(
         if len(folders) == 1:
             workdir.require_same_network(config, own, folders[0])
         fill_images(config, own)
-    if config.mesh == own.mesh:
+    if config.mesh.to_dict() == own.mesh.to_dict():
         experiment.use_these_devices(config)
     config.dataset.image_size = configs[0].dataset.image_size
     with device.float64(any(c.precision == "float64" for c in configs)):
