@@ -6,7 +6,7 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from logging import CRITICAL, getLogger
 from pathlib import Path
@@ -19,6 +19,10 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.values import flat, nearest
 
 flags.disclaim_key_flags()  # flags defined here are shown in the app's --help
+
+PACKAGE = Path(__file__).parent
+PAPER = PACKAGE / "config.py"
+CONFIGS = PACKAGE.parent, PACKAGE / "shipped"  # of configs/: a checkout, a wheel
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a write that name no file
 
@@ -71,12 +75,15 @@ def _discard_stdout() -> None:
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     logging.set_verbosity(logging.ERROR)
+    keys: Sequence[str] = ()
     try:
         if "config" in flags.FLAGS:
-            _check_config(argv)
+            argv, keys = _check_config(argv)
         return flags.FLAGS(argv)
     except SystemExit:
         sys.exit(0)  # absl exits from --help with status 1
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(_refuse(_meant(error.flagname, keys) or error))
     except Exception as error:  # a config file is any code
         text = str(error)
         if missing := re.findall(r"Flag (--\w+) must have a value other", text):
@@ -86,36 +93,88 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         sys.exit(_refuse(text))
 
 
-def _check_config(argv: Sequence[str]) -> None:
-    """Find mistakes in --config that absl reports late, or in several lines."""
-    path = _given_config(argv)
-    if path is None:
-        return
-    file, *parameter = path.split(":", 1)
+def _check_config(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Find mistakes in --config that absl reports late, or in several lines.
+
+    Returns:
+        The arguments, with the file that --config names in full, and the config's keys.
+    """
+    given = _given("config", argv)
+    file, *parameter = _config_file(given or str(PAPER))
     if not Path(file).is_file():
         raise InputError(
-            f"--config={path}: no such file; give one like those of configs/"
+            f"--config={given}: no such file; give one like those of configs/"
         )
     try:
         config = runpy.run_path(file)["get_config"](*parameter)
         if not isinstance(config, ConfigDict):
             raise TypeError(f"get_config() must return a ConfigDict, not {config}")
         keys = flat(config)
+    except InputError as error:
+        raise InputError(f"--config={given}: {error}") from None
     except Exception as error:  # the file is any code
-        raise InputError(f"--config={path}: {type(error).__name__}: {error}") from None
+        raise InputError(f"--config={given}: {type(error).__name__}: {error}") from None
     for argument in argv:
         if named := re.match(r"--?(?:no)?config\.([^=]+)", argument):
             key = named[1]
             if not any(k == key or k.startswith(f"{key}.") for k in keys):
                 raise InputError(f"--config.{key}: no such key{nearest(key, keys)}")
+            if given is None:
+                raise InputError(
+                    f"--config.{key}: there is no config to change; give "
+                    "--config=configs/X.py, or a work directory with a config.json"
+                )
+    if given is None:
+        return argv, [*keys]
+    first = [f"--config={':'.join([file, *parameter])}"]
+    return [*argv[:1], *first, *_without("config", argv[1:])], [*keys]
 
 
-def _given_config(argv: Sequence[str]) -> str | None:
+def _config_file(given: str) -> list[str]:
+    """The file that --config names and, where there is one, its parameter.
+
+    configs/X.py may also be one of this package's, and a config.json is read by
+    alexnet_jax/config.py.
+    """
+    name, *parameter = given.split(":", 1)
+    own = os.path.expanduser(name)
+    places = [own]
+    if name.startswith("configs/"):
+        places += [str(folder / name) for folder in CONFIGS]
+    file = next((place for place in places if Path(place).is_file()), own)
+    if file.endswith(".json") and not parameter:
+        return [str(PAPER), file]
+    return [file, *parameter]
+
+
+def _given(flag: str, argv: Sequence[str]) -> str | None:
+    """The value of a flag before absl has read the flags; None without it."""
     for argument, following in pairwise([*argv, None]):
         name, equals, value = str(argument).partition("=")
-        if name in ("--config", "-config"):
+        if name in (f"--{flag}", f"-{flag}"):
             return value if equals else following
     return None
+
+
+def _without(flag: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments without a flag and its value."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if name not in (f"--{flag}", f"-{flag}"):
+            kept.append(argument)
+        elif not equals:
+            next(rest, None)
+    return kept
+
+
+def _meant(flag: str, keys: Iterable[str]) -> str:
+    """The key of a config that a flag without 'config.' names; '' if none."""
+    for key in keys:
+        if flag in (key, key.rpartition(".")[2]):
+            return f"--{flag}: no such flag; did you mean --config.{key}?"
+    return ""
 
 
 def _refuse(error: object) -> int:
@@ -123,12 +182,22 @@ def _refuse(error: object) -> int:
     return 2
 
 
-def define_config(default: str | None = None) -> Any:
-    """Define --config=configs/X.py and its --config.key=value."""
-    sys.path.append(str(Path(__file__).parents[1]))  # configs/ import each other
-    if default and _given_config(sys.argv) is None:
-        # Not as the flag's default: absl reads that too early to report a wrong key.
-        sys.argv.insert(1, f"--config={default}")
+def define_config(default: str | None = None, run: str = "") -> Any:
+    """Define --config=configs/X.py and its --config.key=value.
+
+    Args:
+        default: the file to take without --config.
+        run: the flag with the work directory whose config.json to take without it.
+    """
+    sys.path += map(str, CONFIGS)  # configs/ import each other
+    if _given("config", sys.argv) is None:
+        if names := list(filter(None, (_given(run, sys.argv) or "").split(","))):
+            kept = folders(names, f"--{run}")[0] / "config.json"
+            default = str(kept) if kept.is_file() else default
+        if default:
+            # Not as the flag's default: absl reads that too early to report a wrong
+            # key.
+            sys.argv.insert(1, f"--config={default}")
     return config_flags.DEFINE_config_file(
         "config", None, "A file of configs/; any key of it can follow as --config.key="
     )
@@ -162,6 +231,7 @@ def folders(names: Sequence[str], flag: str) -> list[Path]:
     if not names or not all(names):
         raise InputError(f"{flag}={','.join(names)}: name a work directory")
     found: list[Path] = []
+    names = [os.path.expanduser(name) for name in names]
     while names:
         joined = {n: Path(",".join(names[:n])) for n in range(len(names), 0, -1)}
         count = next((n for n, folder in joined.items() if folder.is_dir()), 1)
@@ -187,7 +257,7 @@ def path(name: str, flag: str) -> Path:
     """The path in a flag, which may not be empty."""
     if not name:
         raise InputError(f"{flag}=: is empty; give a path, such as {flag}=.")
-    return Path(name)
+    return Path(os.path.expanduser(name))
 
 
 def no_more_arguments(argv: Sequence[str]) -> None:

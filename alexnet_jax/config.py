@@ -10,6 +10,7 @@ A config file beside your data needs one line of this package:
 import enum
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -35,6 +36,7 @@ class Change(enum.Enum):
     ANY_TIME = "it cannot change the result"
     LONGER = "only to prolong a run that has a checkpoint"
     UNTRAINED = "until the first checkpoint"
+    MOVED = "while the images are the same, wherever they lie"
     NEVER = "the statistics of the images depend on it"
 
 
@@ -48,7 +50,8 @@ class Field(NamedTuple):
 
 
 flag = choice(False, True)
-ANY, LONGER, NEVER = Change.ANY_TIME, Change.LONGER, Change.NEVER
+ANY, LONGER = Change.ANY_TIME, Change.LONGER
+MOVED, NEVER = Change.MOVED, Change.NEVER
 N = AlexNet  # whose attributes are the paper's network
 
 SECTIONS: Mapping[str, Mapping[str, Field]] = {
@@ -70,6 +73,8 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "checkpoint": Field("", "work directory to take the first weights from; "
                             "'': random (§5)", text),
         "fresh": Field((), "layers that start at random all the same", each(text)),
+        "statistics": Field(False, "subtract the mean image of start.checkpoint, not "
+                            "that of these images; the colours likewise", flag, NEVER),
     },
     "mesh": {
         "data": Field(-1, "replicas; −1: all devices left", whole(-1), ANY),
@@ -81,8 +86,10 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "source": Field("folder", "kind of storage",
                         choice("generated", "folder", "records", "tfds"), NEVER),
         "train": Field("", "class folders, plain tar, prepared folder, split of TFDS, "
-                       "or how many images to generate", text, NEVER),
-        "validation": Field("", "the same", text, NEVER),
+                       "or how many images to generate", text, MOVED),
+        "validation": Field("", "the same", text, MOVED),
+        "held_out": Field(0.0, "share of each class of train that validates where "
+                          "validation is ''; 0: none", number(0, 1), NEVER),
         "tfds_name": Field("", "such as 'imagenet2012'", text, NEVER),
         "image_size": Field(256, "pixels; side of the squares (§2)", whole(1), NEVER),
         "exif_rotation": Field(True, "turn images upright; 2012: unknown", flag, NEVER),
@@ -158,7 +165,11 @@ def base_config() -> ConfigDict:
     return ConfigDict({**tree.pop(""), **tree})
 
 
-get_config = base_config  # this file is a config file too, the paper's
+def get_config(path: str = "") -> ConfigDict:
+    """This file is a config file too: the paper's, or that of a config.json."""
+    if not path:
+        return base_config()
+    return parsed(Path(path).read_text(errors="replace"), path)
 
 
 def shared_by_processes(config: ConfigDict) -> dict[str, Any]:
@@ -211,7 +222,7 @@ def parsed(text: str, where: str) -> ConfigDict:
 ADDED = (  # to the fields of 590dde5 and before; at these values nothing changes
     *("mesh.fc", "accumulation", "optimizer.layer_drops", "optimizer.layer_decays"),
     *("dataset.exif_rotation", "network.spatial_size"),
-    *("start.checkpoint", "start.fresh"),
+    *("start.checkpoint", "start.fresh", "start.statistics", "dataset.held_out"),
 )
 
 

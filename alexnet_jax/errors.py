@@ -22,3 +22,14 @@ class NonFiniteError(InputError):
 
 class ImageError(InputError):
     """An image that cannot be decoded; the message names it and the reason."""
+
+
+class NotInstalledError(InputError):
+    """An optional library is needed and absent."""
+
+    def __init__(self, what: str, extra: str):
+        """Name what needs it, and the extra of this package that installs it."""
+        super().__init__(
+            f"{what}: needs a library that is not installed; "
+            f"pip install 'alexnet_jax[{extra}]'"
+        )

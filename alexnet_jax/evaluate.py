@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from alexnet_jax import cli, device, experiment, inputs, parallel, processes, workdir
 from alexnet_jax.config import shared_by_processes
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.inference import error_rates
 
 
@@ -34,8 +34,9 @@ def evaluate(
     Args:
         folders: work directories of the networks; the predictions of several are
             averaged.
-        config: names the images and the mesh; None takes those of the first work
-            directory, on all devices that divide its batch size.
+        config: names the images and the mesh; what it leaves empty, and None, are
+            those of the first work directory, whose mesh becomes all devices that
+            divide the batch size.
         views: 1, 9 or 10; see `inference.make_probabilities`.
         weights: of the networks in the average; () counts all the same.
         split: 'validation', 'train' or 'test'.
@@ -45,13 +46,16 @@ def evaluate(
         {'images', 'views', 'models', 'loss', 'top1_error', 'top5_error'}.
     """
     configs = [workdir.read_config(folder) for folder in folders]
+    own = configs[0]
     if config is None:
-        config = configs[0]
-        experiment.use_these_devices(config)
+        config = own.copy_and_resolve_references()
     else:
         experiment.check(config)
         if len(folders) == 1:
-            workdir.require_same_network(config, configs[0], folders[0])
+            workdir.require_same_network(config, own, folders[0])
+        fill_images(config, own)
+    if config.mesh.to_dict() == own.mesh.to_dict():
+        experiment.use_these_devices(config)
     config.dataset.image_size = configs[0].dataset.image_size
     with device.float64(any(c.precision == "float64" for c in configs)):
         processes.agree(shared_by_processes(config))
@@ -67,8 +71,13 @@ def evaluate(
             desc=split,
             disable=not processes.first(),
         )
-        with closing(batches):
-            rates, unreadable = error_rates(models, bar, mesh)
+        try:
+            with closing(batches):
+                rates, unreadable = error_rates(models, bar, mesh)
+        except ImageError as error:
+            raise ImageError(
+                f"{error}; repair it, or leave such images out with --allow_unreadable"
+            ) from None
     for i in processes.of_all(unreadable, len(source)):
         print(f"left out: {inputs.why_unreadable(source, i)}", file=sys.stderr)
     if not rates["images"]:
@@ -77,8 +86,19 @@ def evaluate(
     return {**counts, **rates}
 
 
+def fill_images(config: ConfigDict, own: ConfigDict) -> None:
+    """Take the images that a config does not name from a run's own config."""
+    given, kept = config.dataset, own.dataset
+    if not given.train and not given.validation:
+        for name in ("source", "tfds_name", "train", "validation", "held_out"):
+            given[name] = kept[name]
+    elif given.source == kept.source and not inputs.holds_out(config):
+        for name in ("tfds_name", "train", "validation"):
+            given[name] = given[name] or kept[name]
+
+
 if __name__ == "__main__":
-    CONFIG = cli.define_config()
+    CONFIG = cli.define_config(run="checkpoint")
     NETWORKS = cli.define_networks()
     SPLIT = flags.DEFINE_enum(
         "split", "validation", ["validation", "train", "test"], "Images to read."

@@ -19,6 +19,8 @@ from alexnet_jax.network.shapes import stages
 from alexnet_jax.optimizer import chance_error
 from alexnet_jax.values import flat, hashable
 
+LAST_DROP = 0.9  # of a run, where its last drop is suggested
+
 
 def check(config: ConfigDict) -> None:
     """Check every field of a config, alone and together with the others."""
@@ -35,6 +37,11 @@ def _mistakes(config: ConfigDict) -> Iterator[str]:
     side, towers, devices = config.dataset.image_size, c.towers, mesh.tower * mesh.fc
     if not config.steps and not config.epochs:
         yield "epochs=0.0, steps=0: nothing to do; set one of them"
+    if config.start.statistics and not config.start.checkpoint:
+        yield (
+            "start.statistics=True: set start.checkpoint to the work directory that "
+            "has them, or start.statistics=False"
+        )
     if config.optimizer.schedule == "plateau" and not config.validate_every_epochs:
         yield (
             "validate_every_epochs=0.0: the plateau rule needs validations; set it to "
@@ -84,6 +91,26 @@ def _mistakes(config: ConfigDict) -> Iterator[str]:
 def total_steps(config: ConfigDict, images: int) -> int:
     """Steps in the whole run, for so many training images."""
     return config.steps or math.ceil(config.epochs * images / config.batch_size)
+
+
+def late_drops(config: ConfigDict, images: int) -> str:
+    """A line about drops of the learning rate that a run ends before; '' without them.
+
+    A run with fewer epochs keeps the epochs of its drops; the line has them scaled.
+    """
+    c = config.optimizer
+    end = config.steps * config.batch_size / images if config.steps else config.epochs
+    late = [f"{epoch:g}" for epoch, *_ in c.drops if epoch >= end]
+    if c.schedule != "epochs" or not late:
+        return ""
+    times = f"{len(c.drops) - len(late)} of {len(c.drops)} times"
+    scale = LAST_DROP * end / c.drops[-1][0]
+    scaled = tuple((float(f"{epoch * scale:.3g}"), *own) for epoch, *own in c.drops)
+    return (
+        f"learning rate: falls {times}, since the run ends at epoch {end:.4g} and "
+        f"optimizer.drops has {', '.join(late)}; to scale them: "
+        f"--config.optimizer.drops='{scaled}'"
+    )
 
 
 def use_these_devices(config: ConfigDict) -> None:

@@ -1,23 +1,27 @@
 """Config → images: the sources, their statistics, and batches of a run."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from alexnet_jax import processes
 from alexnet_jax.cli import say
-from alexnet_jax.data import prepared
+from alexnet_jax.data import held_out, prepared
 from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.files import read_lines, write_lines
-from alexnet_jax.data.images import Source, View
+from alexnet_jax.data.images import SAMPLED, Source, View
 from alexnet_jax.data.loader import Batches, evaluation_batches, training_batches
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.data.statistics import Statistics, survey
 from alexnet_jax.errors import ImageError, InputError
+
+LARGE = 8  # times dataset.image_size: from where decoding is most of the work
 
 
 def open_images(
@@ -32,25 +36,40 @@ def open_images(
         classes: of the training images, in label order; None to open these.
     """
     c = config.dataset
-    key = "dataset.train" if role == "train" else "dataset.validation"
+    divided = role != "test" and holds_out(config)
+    key = "dataset.train" if role == "train" or divided else "dataset.validation"
+    if role == "validation" and not divided and not c.validation:
+        raise InputError(
+            "dataset.validation='': names nothing to read; set dataset.validation, or "
+            "dataset.held_out=0.1 to validate on a tenth of the training images"
+        )
     source = open_source(
         c.source,
-        c.train if role == "train" else c.validation,
-        role,
+        c.train if key == "dataset.train" else c.validation,
+        "train" if divided else role,
         key=key,
         image_size=c.image_size,
         seed=config.seed,
         tfds_name=c.tfds_name,
     )
+    if divided:
+        training, validation = held_out.split(source, c.held_out)
+        source = training if role == "train" else validation
     return source if classes is None else match_classes(source, tuple(classes), key)
+
+
+def holds_out(config: ConfigDict) -> bool:
+    """Whether a part of the training images is for validation."""
+    return bool(config.dataset.held_out) and not config.dataset.validation
 
 
 def require_a_batch(training: Source, config: ConfigDict) -> None:
     """Check that there are images for one batch."""
     if len(training) < config.batch_size:
+        fits = 1 << (len(training).bit_length() - 1)  # divides over most meshes
         raise InputError(
             f"batch_size={config.batch_size}: more than the {len(training)} images of "
-            f"dataset.train={config.dataset.train!r}; lower batch_size"
+            f"dataset.train={config.dataset.train!r}; set batch_size={fits} or less"
         )
 
 
@@ -123,18 +142,25 @@ def surveyed(
 ) -> tuple[Source, Statistics]:
     """The readable training images and their statistics, computed only once.
 
-    The statistics of a prepared folder are taken where there is one. Images that cannot
-    be decoded are listed in W/unreadable.txt and left out.
+    The statistics of a prepared folder are taken where it is used as a whole, and those
+    of start.checkpoint where start.statistics says so. Images that cannot be decoded
+    are listed in W/unreadable.txt and left out.
     """
     c = config.dataset
     kept, listed = workdir / "statistics.npz", workdir / "unreadable.txt"
     if not kept.exists() and processes.first():
         unreadable: list[tuple[int, str]] = []
-        done = prepared.statistics_of(c.train) if c.source == "records" else None
+        done = None
+        if c.source == "records" and not holds_out(config):
+            done = prepared.statistics_of(os.path.expanduser(c.train))
         if done:
             statistics = Statistics.load(done)
         else:
+            for hint in size_hints(source, config):
+                say(hint)
             statistics, unreadable = survey(source, make_square(config), progress=True)
+        if config.start.statistics:
+            statistics = statistics_to_start_from(config)
         write_lines(listed, (f"{i}\t{why}" for i, why in unreadable))
         statistics.save(kept)
     processes.meet("statistics.npz")
@@ -159,6 +185,50 @@ def surveyed(
         return source, statistics
     say(f"{len(left_out)} images cannot be decoded and are left out: {listed}")
     return View(source, np.delete(np.arange(len(source)), left_out)), statistics
+
+
+def statistics_to_start_from(config: ConfigDict) -> Statistics:
+    """The statistics of the run in start.checkpoint."""
+    where, size = config.start.checkpoint, config.dataset.image_size
+    statistics = Statistics.load(Path(os.path.expanduser(where)) / "statistics.npz")
+    if len(statistics.mean_image) != size:
+        raise InputError(
+            f"start.checkpoint={where!r}: its mean image has "
+            f"{len(statistics.mean_image)} pixels, and dataset.image_size={size}; set "
+            "that to the same, or start.statistics=False"
+        )
+    return statistics
+
+
+def size_hints(source: Source, config: ConfigDict) -> Iterator[str]:
+    """Lines about images whose size does not fit the network, by a sample of them."""
+    size, path = config.dataset.image_size, config.dataset.train
+    sample = np.linspace(0, len(source) - 1, SAMPLED).astype(int).tolist()
+    sides = [side for i in sample if (side := shorter_side(source, i))]
+    middle = int(np.median(sides)) if sides else size
+    if middle < size and not config.start.checkpoint:
+        yield (
+            f"images: half of them have {middle} pixels or fewer on the shorter side; "
+            f"dataset.image_size={size} enlarges them, which adds no detail"
+        )
+    if middle >= LARGE * size and config.dataset.source == "folder":
+        yield (
+            f"images: half of them have {middle:,} pixels or more on the shorter side, "
+            "and decoding them takes most of the time; make them small once: python -m "
+            f"alexnet_jax.prepare --source={path} --destination=DIR --image_size={size}"
+        )
+
+
+def shorter_side(source: Source, i: int) -> int:
+    """The shorter side of an image in pixels; 0 where it cannot be read."""
+    try:
+        _, image, _ = source[i]
+        if not isinstance(image, bytes):
+            return min(image.shape[:2])
+        with Image.open(io.BytesIO(image)) as opened:
+            return min(opened.size)
+    except (ImageError, OSError, Image.DecompressionBombError):
+        return 0
 
 
 def why_unreadable(source: Source, i: int) -> str:

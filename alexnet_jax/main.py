@@ -19,7 +19,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.train import train
 
 if __name__ == "__main__":
-    CONFIG = cli.define_config()
+    CONFIG = cli.define_config(run="workdir")
     WORKDIR = flags.DEFINE_string(
         "workdir", None, "Folder for config, metrics and checkpoints.", required=True
     )

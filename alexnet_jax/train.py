@@ -68,8 +68,10 @@ def _train(
         "the classes of dataset.train": list(training.classes),
     })  # fmt: skip
     with locked(folder, "--workdir", "run") if processes.first() else nullcontext():
-        workdir.settle_config(config, folder, len(training))
+        workdir.settle_config(config, folder, training, validation)
         workdir.settle_classes(training.classes, config, folder)
+        if late := experiment.late_drops(config, len(training)):
+            say(late)
         training, statistics = inputs.surveyed(training, config, folder)
         inputs.require_a_batch(training, config)
         keep = config.checkpoints_to_keep

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -13,12 +15,15 @@ from alexnet_jax import parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.config import FIELDS, Change, parsed
 from alexnet_jax.data.files import read_lines, replaced, write_lines
+from alexnet_jax.data.images import Source, fingerprint
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.experiment import check, make_network, make_probabilities, total_steps
 from alexnet_jax.inference import Model
 from alexnet_jax.step import parameter_shapes
 from alexnet_jax.values import flat, one_of
+
+IMAGES = "images.json"  # what the images of a run are known by
 
 
 def write_config(config: ConfigDict, path: Path) -> None:
@@ -42,17 +47,31 @@ def read_config(workdir: Path) -> ConfigDict:
     return config
 
 
-def settle_config(config: ConfigDict, workdir: Path, images: int) -> None:
-    """Write config.json into a work directory, or check that it fits this run."""
-    path = workdir / "config.json"
+def settle_config(
+    config: ConfigDict, workdir: Path, training: Source, validation: Source
+) -> None:
+    """Write config.json and images.json into a work directory, or check that they fit.
+
+    Args:
+        config: of the run.
+        workdir: its folder.
+        training: all training images, those that cannot be decoded included.
+        validation: all validation images.
+    """
+    path, images = workdir / "config.json", len(training)
+    sets = {
+        "dataset.train": fingerprint(training),
+        "dataset.validation": fingerprint(validation),
+    }
     if path.exists():
-        kept = read_config(workdir)
+        kept, known = read_config(workdir), _known_images(workdir)
         untrained = not holds_any(workdir / "checkpoints")
         longer = total_steps(config, images) >= total_steps(kept, images)
         may_change = {
             Change.ANY_TIME: True,
             Change.LONGER: longer or untrained,
             Change.UNTRAINED: untrained,
+            Change.MOVED: bool(known),  # an earlier version did not note the images
             Change.NEVER: False,
         }
         fixed = [key for key, field in FIELDS.items() if not may_change[field.change]]
@@ -61,14 +80,51 @@ def settle_config(config: ConfigDict, workdir: Path, images: int) -> None:
                 f"--workdir={workdir}: was made with another config: {differing}; give "
                 "another --workdir, or these values"
             )
+        for key, own in known.items():
+            if sets[key] != own and (moved := _differing([key], kept, config)):
+                raise InputError(
+                    f"--workdir={workdir}: was begun with other images: {moved}: "
+                    f"{_compared(own, sets[key])}; give another --workdir, or the same "
+                    "images"
+                )
     if processes.first():
         write_config(config, path)
+        with replaced(workdir / IMAGES) as temporary:
+            temporary.write_text(json.dumps(sets, indent=2) + "\n")
     processes.meet("config.json")
     if not path.exists():
         raise InputError(
             f"--workdir={workdir}: is not the folder that process 0 writes to; give "
             "one on a disk that all processes share"
         )
+
+
+def _known_images(workdir: Path) -> dict[str, dict[str, Any]]:
+    """The fingerprints in images.json; {} where an earlier version wrote none."""
+    path = workdir / IMAGES
+    try:
+        known = json.loads(path.read_text(errors="replace"))
+        for own in known.values():
+            _compared(own, own)
+        return {key: known[key] for key in ("dataset.train", "dataset.validation")}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not two fingerprints of images in JSON ({error!r}); restore or "
+            "delete it"
+        ) from None
+
+
+def _compared(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The sizes of two sets of images, for a message."""
+    one, other = (
+        f"{own['images']:,} images in {own['classes']:,} classes"
+        for own in (there, here)
+    )
+    if one == other:
+        return f"{one} both, with other names or contents"
+    return f"{one} there, {other} here"
 
 
 def settle_classes(classes: Sequence[str], config: ConfigDict, workdir: Path) -> None:
@@ -142,7 +198,8 @@ def starting_params(checkpoint: str, fresh: Sequence[str], like: dict) -> dict:
     for name in fresh:
         one_of(name, tuple(like), "start.fresh")
     kept = {layer: own for layer, own in like.items() if layer not in fresh}
-    with closing(Checkpoints(Path(checkpoint) / "checkpoints")) as checkpoints:
+    folder = Path(os.path.expanduser(checkpoint)) / "checkpoints"
+    with closing(Checkpoints(folder)) as checkpoints:
         return checkpoints.restore_layers(kept)
 
 

@@ -1,15 +1,18 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from apps import ROOT, refusal, run_app
+from apps import ROOT, refusal, run_app, start_app
 from runs import SCRATCH, TINY, contents, copy_of_finished_run, logged, tiny_flags
 
+import alexnet_jax
 from alexnet_jax import cli
 from alexnet_jax.errors import InputError
 
@@ -60,6 +63,9 @@ def test_apps_as_modules_define_no_flags():
     ("argument", "line"),
     [
         ("--nope=1", "Unknown command line flag 'nope'"),
+        ("--batch_size=8", "--batch_size: no such flag; did you mean --config.batch_"),
+        ("--rate=1", "--rate: no such flag; did you mean --config.optimizer.rate?"),
+        ("--optimizer.rate=1", "did you mean --config.optimizer.rate?"),
         ("extra", "'extra': not a flag; see --help"),
         ("--config.optimiser.rate=1", "no such key; did you mean 'optimizer.rate'?"),
         ("--config.zzz=1", "--config.zzz: no such key"),
@@ -124,6 +130,48 @@ def test_a_config_file_that_cannot_be_used_is_named(text, line, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_key_without_a_config_to_change_is_refused(tmp_path):
+    for app, flag in (("main", "--workdir"), ("evaluate", "--checkpoint")):
+        line = refusal(app, f"{flag}={tmp_path}", "--config.dataset.validation=5")
+        assert line == (
+            "error: --config.dataset.validation: there is no config to change; give "
+            "--config=configs/X.py, or a work directory with a config.json"
+        )
+
+
+def test_a_config_json_is_a_config_and_that_of_the_work_directory_stands_in(tmp_path):
+    run, twin = copy_of_finished_run(tmp_path / "run"), tmp_path / "twin"
+    given = f"--config={run}/config.json"
+    answer = run_app("main", given, f"--workdir={twin}", "--config.steps=2")
+    assert answer.status == 0, answer
+    assert [line["step"] for line in logged(twin)] == [2]
+    assert json.loads((twin / "config.json").read_text()) == {
+        **json.loads((run / "config.json").read_text()),
+        "steps": 2,
+    }
+    for prolonged in (["--config.steps=3"], ["--config.steps", "4"]):
+        answer = run_app("main", "--workdir", twin, *prolonged)
+        assert answer.status == 0, answer
+    assert [line["step"] for line in logged(twin)] == [2, 3, 4]
+    (twin / "config.json").write_text("{rubbish")
+    line = refusal("main", f"--workdir={tmp_path}/new", f"--config={twin}/config.json")
+    assert f"--config={twin}/config.json: {twin}/config.json: not the JSON" in line
+
+
+def test_a_home_directory_is_found_in_flags(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = {"HOME": str(tmp_path)}
+    (tmp_path / "mine.py").write_text("def get_config(): raise ValueError('found')")
+    process = start_app(
+        tmp_path, "main", "--config=~/mine.py", "--workdir=~/x", environment=home
+    )
+    process.join()
+    line = "error: --config=~/mine.py: ValueError: found\n"
+    assert (tmp_path / "err").read_text() == line
+    assert cli.path("~/x", "--workdir") == tmp_path / "x"
+    assert cli.folders(["~/x", "~y"], "--workdir") == [tmp_path / "x", Path("~y")]
+
+
 def test_class_folders_must_make_a_training_set(tmp_path):
     keys = {"dataset.source": "folder", "dataset.train": str(tmp_path / "train")}
     flags = tiny_flags(tmp_path / "run", keys)
@@ -161,6 +209,71 @@ def test_a_config_is_found_wherever_one_stands(tmp_path):
     helped = ["-m", "alexnet_jax.benchmark", f"--config={ROOT}/configs/paper.py"]
     done = run_elsewhere(tmp_path, *helped, "nonsense", stdout=subprocess.DEVNULL)
     assert done.stderr.startswith("error: benchmark='nonsense': allowed are step")
+
+
+def test_configs_of_the_package_are_found_anywhere_and_ones_own_come_first(tmp_path):
+    command = ["-m", "alexnet_jax.benchmark", "--config=configs/imagenette.py", "none"]
+    done = run_elsewhere(tmp_path, *command, stdout=subprocess.DEVNULL)
+    assert done.stderr.startswith("error: benchmark='none': allowed are step")
+    (tmp_path / "configs").mkdir()
+    own = tmp_path / "configs" / "imagenette.py"
+    own.write_text(
+        "from configs import paper\n\nget_config = paper.base_config\n1 / 0\n"
+    )
+    done = run_elsewhere(tmp_path, *command, stdout=subprocess.DEVNULL)
+    assert done.stderr == (
+        "error: --config=configs/imagenette.py: ZeroDivisionError: division by zero\n"
+    )
+
+
+def test_the_wheel_has_every_folder_and_the_configs(tmp_path):
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = settings["tool"]["setuptools"]
+    shipped = "alexnet_jax.shipped.configs"
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "alexnet_jax").rglob("*.py")
+    }
+    assert set(listed["packages"]) == folders | {shipped}
+    assert listed["package-dir"] == {shipped: "configs"}
+
+    # As installed: configs/ lies in the package, and its files import each other.
+    installed = tmp_path / "site-packages" / "alexnet_jax"
+    shutil.copytree(ROOT / "alexnet_jax", installed)
+    shutil.copytree(ROOT / "configs", installed.joinpath(*shipped.split(".")[1:]))
+    command = ["-m", "alexnet_jax.benchmark", "--config=configs/finetune.py", "none"]
+    elsewhere = {"library": installed.parent, "stdout": subprocess.DEVNULL}
+    done = run_elsewhere(tmp_path, *command, **elsewhere)
+    assert done.stderr.startswith("error: benchmark='none': allowed are step")
+
+
+def test_every_script_runs_an_app():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    apps = {}
+    for script, place in settings["project"]["scripts"].items():
+        module, _, function = place.partition(":")
+        assert module == "alexnet_jax.scripts"
+        code = (
+            "import sys; from alexnet_jax import scripts\n"
+            f"sys.argv = [{script!r}, '--help']; scripts.{function}()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        apps[script] = re.search(r"python -m alexnet_jax\.(\w+) ", done.stdout)[1]
+    assert apps == {
+        **{f"alexnet-{name}": name for name in apps.values() if name != "main"},
+        "alexnet-train": "main",
+    }
+    assert len(apps) == 7
+
+
+def test_the_version_is_in_one_place():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["project"]["dynamic"] == ["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", alexnet_jax.__version__)
 
 
 def test_a_config_beside_ones_data_needs_the_package_alone(tmp_path):

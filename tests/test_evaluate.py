@@ -4,13 +4,15 @@ import shutil
 import numpy as np
 import pytest
 from apps import refusal, run_app
-from pictures import encoded
+from pictures import encoded, write_class_folders
 from preparing import prepared_with
 from runs import copy_of_finished_run, finished_run, logged, tiny_config
 
 from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.train import train
+
+EMPTY = {"dataset.train": "", "dataset.validation": ""}
 
 
 @pytest.mark.parametrize("batch_size", [16, 40, 24])
@@ -69,8 +71,12 @@ def test_unreadable_images_are_an_error_or_counted(tmp_path, capsys):
     (tmp_path / "disc" / "3.jpg").symlink_to(tmp_path / "gone.jpg")
     changes = {"dataset.source": "folder", "dataset.validation": str(tmp_path)}
     config = tiny_config(changes)
-    with pytest.raises(ImageError, match=r"disc/2\.jpg: cannot be decoded"):
+    with pytest.raises(ImageError) as refused:
         evaluate([finished_run()], config)
+    assert str(refused.value) == (
+        f"{tmp_path}/disc/2.jpg: cannot be decoded: not a known picture format; repair "
+        "it, or leave such images out with --allow_unreadable"
+    )
     rates = evaluate([finished_run()], config, allow_unreadable=True)
     assert rates["images"] == 10
     told = capsys.readouterr().err
@@ -80,6 +86,55 @@ def test_unreadable_images_are_an_error_or_counted(tmp_path, capsys):
     (tmp_path / "nonsense" / "1.png").write_bytes(picture)
     with pytest.raises(InputError, match=r"dataset.validation: the class 'nonsense'"):
         evaluate([finished_run()], config)
+
+
+def test_what_a_config_leaves_empty_is_the_runs():
+    run = finished_run()
+    rates = evaluate([run], tiny_config())
+    assert evaluate([run], tiny_config({**EMPTY, "dataset.source": "tfds"})) == rates
+    half = {"dataset.train": "", "dataset.validation": "60"}
+    assert evaluate([run], tiny_config(half))["images"] == 60
+    assert evaluate([run], tiny_config(half), split="train")["images"] == 100
+    assert evaluate([run], tiny_config({"dataset.validation": ""})) == rates
+
+
+def test_a_run_that_held_images_out_is_evaluated_on_them(tmp_path):
+    classes = (finished_run() / "classes.txt").read_text().split()
+    folder = write_class_folders(tmp_path / "pictures", dict.fromkeys(classes, 5))
+    config = tiny_config({
+        "steps": 1,
+        "dataset.source": "folder",
+        "dataset.train": str(folder),
+        "dataset.validation": "",
+        "dataset.held_out": 0.2,
+    })  # fmt: skip
+    run = tmp_path / "run"
+    assert train(config, run) is None
+    rates = evaluate([run])
+    last = logged(run)[-1]
+    assert rates["images"] == 10
+    assert rates["loss"] == pytest.approx(last["validation/loss"], rel=1e-6)
+    # Of whichever config: the share that the run held out is the one to evaluate.
+    other = tiny_config({**EMPTY, "dataset.held_out": 0.4})
+    assert evaluate([run], other) == rates
+    assert evaluate([run], tiny_config(EMPTY), split="train")["images"] == 40
+    moved = shutil.move(folder, tmp_path / "moved")
+    flags = f"--checkpoint={run}", f"--config.dataset.train={moved}"
+    answer = run_app("evaluate", *flags)
+    assert json.loads(answer.out.splitlines()[-1]) == pytest.approx(rates)
+    answer = run_app("evaluate", flags[0], f"--config.dataset.validation={moved}")
+    assert json.loads(answer.out.splitlines()[-1])["images"] == 50
+
+
+def test_a_mesh_of_the_training_becomes_one_of_this_machine(tmp_path):
+    run = copy_of_finished_run(tmp_path / "run")
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"data": 1,', '"data": 64,'))
+    flags = f"--checkpoint={run}", "--config.dataset.validation=60"
+    answer = run_app("evaluate", *flags)
+    assert json.loads(answer.out.splitlines()[-1])["images"] == 60
+    line = refusal("evaluate", *flags, "--config.mesh.data=32")
+    assert line.startswith("error: mesh.data=32, mesh.tower=1: there are 8 device(s)")
 
 
 def test_imagenets_test_images_are_evaluated_when_asked_for(tmp_path):

@@ -2,25 +2,38 @@ import json
 import shutil
 
 import pytest
+from pictures import write_class_folders, write_tar
 from runs import contents, finished_run, tiny_config
 
-from alexnet_jax import parallel, workdir
+from alexnet_jax import inputs, parallel, workdir
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import flat
 from alexnet_jax.workdir import write_config
 
 
+def settle(config, folder):
+    """`settle_config` with the images that the config names."""
+    training = inputs.open_images(config, "train")
+    validation = inputs.open_images(config, "validation", training.classes)
+    workdir.settle_config(config, folder, training, validation)
+
+
 def test_until_there_is_a_checkpoint_only_the_pictures_must_be_the_same(tmp_path):
-    workdir.settle_config(tiny_config(), tmp_path, 100)
+    settle(tiny_config(), tmp_path)
     other = tiny_config({"optimizer.rate": 0.1, "batch_size": 8})
-    workdir.settle_config(other, tmp_path, 100)
+    settle(other, tmp_path)
     assert workdir.read_config(tmp_path).optimizer.rate == 0.1
-    with pytest.raises(InputError, match=r"dataset.train \(100 there, 99 here\)"):
-        workdir.settle_config(tiny_config({"dataset.train": "99"}), tmp_path, 99)
+    with pytest.raises(InputError) as refused:
+        settle(tiny_config({"dataset.train": "99"}), tmp_path)
+    assert str(refused.value) == (
+        f"--workdir={tmp_path}: was begun with other images: dataset.train (100 there, "
+        "99 here): 100 images in 10 classes there, 99 images in 10 classes here; give "
+        "another --workdir, or the same images"
+    )
     shutil.copytree(finished_run() / "checkpoints" / "24", tmp_path / "checkpoints/24")
     before = contents(tmp_path)
     with pytest.raises(InputError, match=r"batch_size \(8 there, 16 here\)"):
-        workdir.settle_config(tiny_config(), tmp_path, 100)
+        settle(tiny_config(), tmp_path)
     assert contents(tmp_path) == before
 
 
@@ -39,13 +52,13 @@ def test_a_run_may_be_prolonged_but_not_changed(change, accepted, tmp_path):
     shutil.copy(finished_run() / "config.json", tmp_path)
     (tmp_path / "checkpoints" / "24").mkdir(parents=True)
     if accepted:
-        workdir.settle_config(tiny_config(change), tmp_path, 100)
+        settle(tiny_config(change), tmp_path)
         assert flat(workdir.read_config(tmp_path)) == flat(tiny_config(change))
         kept = json.loads((tmp_path / "config.json").read_text())
         assert kept["steps"] == change.get("steps", 24)
     else:
         with pytest.raises(InputError, match=next(iter(change))):
-            workdir.settle_config(tiny_config(change), tmp_path, 100)
+            settle(tiny_config(change), tmp_path)
 
 
 def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
@@ -53,8 +66,96 @@ def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
     del config.accumulation, config.mesh.fc
     write_config(config, tmp_path / "config.json")
     assert flat(workdir.read_config(tmp_path)) == flat(tiny_config())
-    workdir.settle_config(tiny_config(), tmp_path, 100)
+    settle(tiny_config(), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["accumulation"] == 1
+
+
+CLASSES = {"ant": 3, "bee": 4, "cow": 5}
+
+
+def of_folders(train, validation, **changes):
+    return tiny_config({
+        "dataset.source": "folder",
+        "dataset.train": str(train),
+        "dataset.validation": str(validation),
+        **changes,
+    })  # fmt: skip
+
+
+def test_images_are_known_by_what_they_are_wherever_they_lie(tmp_path):
+    train = write_class_folders(tmp_path / "a" / "train", CLASSES)
+    val = write_class_folders(tmp_path / "a" / "val", {"bee": 2}, seed=1)
+    run = tmp_path / "run"
+    run.mkdir()
+    settle(of_folders(train, val), run)
+    (run / "checkpoints" / "4").mkdir(parents=True)  # trained: nothing else may change
+    known = (run / "images.json").read_bytes()
+
+    moved = shutil.move(tmp_path / "a", tmp_path / "b")
+    tar = write_tar(tmp_path / "pets.tar", moved / "train", "pets/of/2012")
+    for elsewhere in (
+        moved / "train",
+        f"{moved}/../b//train",  # spelled otherwise
+        tar,
+    ):
+        config = of_folders(elsewhere, moved / "val")
+        settle(config, run)
+        assert flat(workdir.read_config(run)) == flat(config)
+        assert (run / "images.json").read_bytes() == known
+
+
+@pytest.mark.parametrize(
+    ("change", "sizes"),
+    [
+        (lambda top: (top / "cow" / "9.JPEG").write_bytes(b"x"),
+         "12 images in 3 classes there, 13 images in 3 classes here"),
+        (lambda top: (top / "cow" / "4.JPEG").unlink(),
+         "12 images in 3 classes there, 11 images in 3 classes here"),
+        (lambda top: (top / "cow").rename(top / "dog"),
+         "12 images in 3 classes both, with other names or contents"),
+        (lambda top: (top / "cow" / "0.JPEG").rename(top / "cow" / "z.JPEG"),
+         "12 images in 3 classes both, with other names or contents"),
+        (lambda top: shutil.copy(top / "ant" / "1.JPEG", top / "cow" / "2.JPEG"),
+         "12 images in 3 classes both, with other names or contents"),
+    ],
+)  # fmt: skip
+def test_other_images_at_another_place_are_refused(change, sizes, tmp_path):
+    train = write_class_folders(tmp_path / "train", CLASSES)
+    run, other = tmp_path / "run", shutil.copytree(train, tmp_path / "other")
+    run.mkdir()
+    settle(of_folders(train, train), run)
+    change(other)
+    before = contents(run)
+    given = {"dataset.train": of_folders(other, other)}
+    if not (other / "dog").exists():  # which is no class of training
+        given["dataset.validation"] = of_folders(train, other)
+    for key, config in given.items():
+        with pytest.raises(InputError) as refused:
+            settle(config, run)
+        assert str(refused.value) == (
+            f"--workdir={run}: was begun with other images: {key} ({train} there, "
+            f"{other} here): {sizes}; give another --workdir, or the same images"
+        )
+        assert contents(run) == before
+
+
+def test_a_run_from_before_images_were_noted(tmp_path):
+    train = write_class_folders(tmp_path / "train", CLASSES)
+    run, other = tmp_path / "run", shutil.copytree(train, tmp_path / "other")
+    run.mkdir()
+    settle(of_folders(train, train), run)
+    noted = (run / "images.json").read_bytes()
+    (run / "images.json").unlink()
+    with pytest.raises(
+        InputError, match=r"another config: dataset.train \(.*other here"
+    ):
+        settle(of_folders(other, train), run)
+    settle(of_folders(train, train), run)
+    assert (run / "images.json").read_bytes() == noted
+    for rubbish in ("", "[]", "{}", '{"dataset.train": {"images": 1}}'):
+        (run / "images.json").write_text(rubbish)
+        with pytest.raises(InputError, match=r"images.json: not two fingerprints of"):
+            settle(of_folders(train, train), run)
 
 
 @pytest.mark.parametrize(

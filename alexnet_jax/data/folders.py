@@ -36,6 +36,11 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Integers, one an image."""
+        return np.array(self._labels, np.int64)
+
     def __getitem__(self, i: int) -> Record:
         file = self._path / self.names[i]
         try:

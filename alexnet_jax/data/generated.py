@@ -107,6 +107,11 @@ class Generated:
     def __len__(self):
         return self.count
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Integers, one an image."""
+        return np.arange(self.count) % len(self.classes)
+
     def __getitem__(self, i: int) -> tuple[str, np.ndarray, int]:
         """Name, size×size×3 uint8 pixels and label of image i."""
         i = range(self.count)[i]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TypeVar
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, NotInstalledError
 
 T = TypeVar("T")
 
@@ -66,5 +66,8 @@ def official_order() -> list[int]:
 
 
 def _words_in_tfds(name: str) -> list[str]:
-    folder = importlib.resources.files("tensorflow_datasets")
+    try:
+        folder = importlib.resources.files("tensorflow_datasets")
+    except ModuleNotFoundError:
+        raise NotInstalledError("ILSVRC2012's classes and labels", "tfds") from None
     return (folder / "datasets" / "imagenet2012" / name).read_text().split()

@@ -1,10 +1,16 @@
 """The common form of every storage of images: a random-access list of records."""
 
+import hashlib
+import os.path
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+from alexnet_jax.errors import ImageError
+
+SAMPLED = 64  # images whose content goes into a fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +63,15 @@ class Listed(Source, Protocol):
         """A source of these records, without the memory of the others."""
 
 
+@runtime_checkable
+class Labelled(Source, Protocol):
+    """A source that knows the labels without reading the records."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Integers, one a record."""
+
+
 class View:
     """Some records of a source, or all of them with labels of other classes."""
 
@@ -107,3 +122,39 @@ class View:
         if rows is not None and isinstance(source, Listed):
             source, rows = source.only(rows), None
         return View, (source, rows, self.classes)
+
+
+def relative_names(source: Source) -> list[str]:
+    """The names of the records without the folders that all of them lie in."""
+    if not source.names:
+        return []
+    ends = min(source.names), max(source.names)  # what these share, all share
+    common = os.path.commonpath([os.path.dirname(name) for name in ends])
+    return [name[len(common) :].removeprefix("/") for name in source.names]
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What a set of images is known by, wherever it lies.
+
+    Args:
+        source: the images.
+
+    Returns:
+        {'images', 'classes', 'sha256'}; the last is of the class names, the names below
+        the common folder, and the content of `SAMPLED` images.
+    """
+    digest = hashlib.sha256()
+    for name in (*source.classes, *relative_names(source)):
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    for i in np.linspace(0, len(source) - 1, SAMPLED).astype(int).tolist():
+        try:
+            _, image, label = source[i]
+        except ImageError:  # an unreadable file
+            image, label = b"", -1
+        data = image if isinstance(image, bytes) else np.asarray(image).tobytes()
+        digest.update(f"{label} {len(data)} ".encode() + data)
+    return {
+        "images": len(source),
+        "classes": len(source.classes),
+        "sha256": digest.hexdigest(),
+    }

@@ -182,6 +182,11 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Integers, one a record."""
+        return self._entries["label"]
+
     def __getitem__(self, i: int) -> Record:
         if not 0 <= i < len(self):
             raise IndexError(i)

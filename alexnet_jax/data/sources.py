@@ -55,7 +55,7 @@ def open_source(
         seed: seed of generated images.
         tfds_name: the TFDS data set.
     """
-    where = str(where)
+    where = os.path.expanduser(str(where))
     given = f"{key}={where!r}"
     if kind != "generated" and not where:
         raise InputError(f"{given}: names nothing to read; set {key}")

@@ -96,7 +96,7 @@ class TarImages:
         self._files = [OpenFile(tar) for tar in tars]
         spans = [(number[tar], offset, size) for _, tar, offset, size in members]
         self._spans = np.array(spans, np.int64).reshape(-1, 3)
-        self._labels = np.array(labels, np.int64)
+        self.labels = np.array(labels, np.int64)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,7 +109,7 @@ class TarImages:
                 rows, self._spans[rows].tolist(), strict=True
             )
         ]
-        return TarImages(self.classes, members, self._labels[rows].tolist())
+        return TarImages(self.classes, members, self.labels[rows].tolist())
 
     def __getitem__(self, i: int) -> Record:
         number, offset, size = self._spans[i].tolist()
@@ -121,4 +121,4 @@ class TarImages:
         if data.startswith(GZIP):  # some images of ILSVRC2010 are compressed
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 data = gzip.decompress(data)
-        return Record(f"{file.path}:{self.names[i]}", data, int(self._labels[i]))
+        return Record(f"{file.path}:{self.names[i]}", data, int(self.labels[i]))

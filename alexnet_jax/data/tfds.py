@@ -7,7 +7,7 @@ import numpy as np
 
 from alexnet_jax.data.images import Record
 from alexnet_jax.data.prepared import AGAIN, Manifest
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, NotInstalledError
 
 WANTED = "give a folder that `python -m alexnet_jax.prepare` or TFDS wrote"
 
@@ -29,14 +29,13 @@ class Tfds:
             name: of the data set, such as 'imagenet2012' or 'cifar10:3.0.2'; or
             directory: the folder, with its dataset_info.json.
         """
-        import tensorflow_datasets as tfds  # imported here: it takes half a second
-
         if directory:
             given = f"{key}={directory!r}"
             prepare = f"{WANTED} ({key})"
         else:
             given = f"dataset.tfds_name={name!r}, {key}={split!r}"
             prepare = f"prepare it once: `tfds build {name} --file_format=array_record`"
+        tfds = library(given)
         try:
             if directory:
                 builder = tfds.builder_from_directory(directory)
@@ -106,10 +105,21 @@ class Tfds:
         raise IndexError(i)
 
 
+def library(needed_by: str) -> Any:
+    """tensorflow_datasets, an extra, imported here: it takes half a second.
+
+    `needed_by` is for the message where it is absent.
+    """
+    try:
+        import tensorflow_datasets
+    except ModuleNotFoundError:
+        raise NotInstalledError(needed_by, "tfds") from None
+    return tensorflow_datasets
+
+
 def splits_in(directory: str, key: str) -> list[str]:
     """The names of the splits in the folder of a data set."""
-    import tensorflow_datasets as tfds
-
+    tfds = library(f"{key}={directory!r}")
     try:
         Manifest.read(directory)  # refuses an unfinished folder
         return list(tfds.builder_from_directory(directory).info.splits)
@@ -122,8 +132,7 @@ def splits_in(directory: str, key: str) -> list[str]:
 
 def _image(features: Any, given: str) -> str:
     """The name of the image feature, or of the pixels of `prepare --encoding=raw`."""
-    import tensorflow_datasets as tfds
-
+    tfds = library(given)
     pixels = [
         name
         for name, feature in features.items()

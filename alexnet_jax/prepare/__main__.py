@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from alexnet_jax import cli
 from alexnet_jax.cli import say
+from alexnet_jax.data import tfds
 from alexnet_jax.data.files import locked
 from alexnet_jax.data.ilsvrc import CLASSES, Split
 from alexnet_jax.data.prepared import UNREADABLE, Manifest
@@ -37,6 +38,7 @@ bar = partial(tqdm, unit=" images", smoothing=0.05)
 def prepare(settings: Settings, splits: Sequence[Split] = ()) -> None:
     """Make a folder of prepared images, of some splits or (by default) all."""
     started = time.perf_counter()
+    tfds.library("alexnet_jax.prepare")  # writes the description that TFDS reads
     originals = open_originals(settings.source, splits)
     say(f"{originals.dataset}, {len(originals.classes):,} classes")
     for split, images in originals.splits.items():
