@@ -251,9 +251,11 @@ def test_the_wheel_has_every_folder_and_the_configs(tmp_path):
 def test_every_script_runs_its_app(monkeypatch):
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     run: list[tuple] = []
-    monkeypatch.setattr(
-        runpy, "run_module", lambda *how, **more: run.append((how, more))
-    )
+
+    def run_module(app: str, **how):
+        run.append((app, how))
+
+    monkeypatch.setattr(runpy, "run_module", run_module)
     for place in settings["project"]["scripts"].values():
         pkgutil.resolve_name(place)()
     apps = ["main", "evaluate", "predict", "prepare", "convert", "report", "benchmark"]
