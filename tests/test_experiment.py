@@ -167,15 +167,20 @@ def test_drops_behind_the_end_of_a_run_are_named_and_scaled():
     assert experiment.late_drops(config, 100) == ""
     config.epochs = 8.0
     assert experiment.late_drops(config, 100) == (
-        "learning rate: falls 1 of 2 times, since the run ends at epoch 8 and "
-        "optimizer.drops has 8; to scale them: "
-        "--config.optimizer.drops='((5.4, 0.001, 0.002), (7.2, 0.0001, 0.002))'"
+        "learning rate: falls 1 of 2 times; the run ends at epoch 8, optimizer.drops "
+        "has 8. To scale them:\n"
+        "  --config.optimizer.drops='((5.4, 0.001, 0.002), (7.2, 0.0001, 0.002))'"
     )
     config.steps = 25  # of 16 of 100 images: 4 epochs
     assert experiment.late_drops(config, 100) == (
-        "learning rate: falls 0 of 2 times, since the run ends at epoch 4 and "
-        "optimizer.drops has 6, 8; to scale them: "
-        "--config.optimizer.drops='((2.7, 0.001, 0.002), (3.6, 0.0001, 0.002))'"
+        "learning rate: falls 0 of 2 times; the run ends at epoch 4, optimizer.drops "
+        "has 6, 8. To scale them:\n"
+        "  --config.optimizer.drops='((2.7, 0.001, 0.002), (3.6, 0.0001, 0.002))'"
+    )
+    config.optimizer.layer_drops = (("fc8", 0.0, 0.1, 0.2), ("fc8", 2.0, 0.01, 0.02))
+    assert experiment.late_drops(config, 100).endswith(
+        "\n  --config.optimizer.layer_drops='"
+        "(('fc8', 0.0, 0.1, 0.2), ('fc8', 0.9, 0.01, 0.02))'"
     )
     config.optimizer.drops = ((2.7, 0.001, 0.002), (3.6, 0.0001, 0.002))
     assert experiment.late_drops(config, 100) == ""
