@@ -63,6 +63,12 @@ def test_a_folder_is_all_that_it_needs(tmp_path):
     assert rates["images"] == 5
     assert rates["top1_error"] == logged(run)[-1]["validation/top1_error"]
 
+    config.dataset.train = str(folder.rename(tmp_path / "moved"))
+    config.steps = 2
+    assert train(config, run) is None
+    assert [line["step"] for line in logged(run)] == [1, 2]
+    assert json.loads((run / "images.json").read_text()) == images
+
 
 def test_another_run_that_is_not_there_is_named(tmp_path):
     config = f"--config=configs/finetune.py:{tmp_path}"
