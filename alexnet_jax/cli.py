@@ -191,7 +191,8 @@ def define_config(default: str | None = None, run: str = "") -> Any:
     """
     sys.path += map(str, CONFIGS)  # configs/ import each other
     if _given("config", sys.argv) is None:
-        if names := list(filter(None, (_given(run, sys.argv) or "").split(","))):
+        given = _given(run, sys.argv) if run else None
+        if names := list(filter(None, (given or "").split(","))):
             kept = folders(names, f"--{run}")[0] / "config.json"
             default = str(kept) if kept.is_file() else default
         if default:

@@ -94,23 +94,31 @@ def total_steps(config: ConfigDict, images: int) -> int:
 
 
 def late_drops(config: ConfigDict, images: int) -> str:
-    """A line about drops of the learning rate that a run ends before; '' without them.
+    """Lines about drops of the learning rate that a run ends before; '' without them.
 
-    A run with fewer epochs keeps the epochs of its drops; the line has them scaled.
+    A run with fewer epochs keeps the epochs of its drops; the lines have them scaled.
     """
     c = config.optimizer
     end = config.steps * config.batch_size / images if config.steps else config.epochs
     late = [f"{epoch:g}" for epoch, *_ in c.drops if epoch >= end]
     if c.schedule != "epochs" or not late:
         return ""
-    times = f"{len(c.drops) - len(late)} of {len(c.drops)} times"
     scale = LAST_DROP * end / c.drops[-1][0]
-    scaled = tuple((float(f"{epoch * scale:.3g}"), *own) for epoch, *own in c.drops)
-    return (
-        f"learning rate: falls {times}, since the run ends at epoch {end:.4g} and "
-        f"optimizer.drops has {', '.join(late)}; to scale them: "
-        f"--config.optimizer.drops='{scaled}'"
-    )
+
+    def scaled(epoch: float) -> float:
+        return float(f"{epoch * scale:.3g}")
+
+    lines = [
+        f"learning rate: falls {len(c.drops) - len(late)} of {len(c.drops)} times; "
+        f"the run ends at epoch {end:.4g}, optimizer.drops has {', '.join(late)}. "
+        "To scale them:"
+    ]
+    drops = tuple((scaled(epoch), *rates) for epoch, *rates in c.drops)
+    lines.append(f"  --config.optimizer.drops='{drops}'")
+    if c.layer_drops:
+        drops = tuple((name, scaled(e), *rates) for name, e, *rates in c.layer_drops)
+        lines.append(f"  --config.optimizer.layer_drops='{drops}'")
+    return "\n".join(lines)
 
 
 def use_these_devices(config: ConfigDict) -> None:

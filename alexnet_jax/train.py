@@ -68,7 +68,8 @@ def _train(
         "the classes of dataset.train": list(training.classes),
     })  # fmt: skip
     with locked(folder, "--workdir", "run") if processes.first() else nullcontext():
-        workdir.settle_config(config, folder, training, validation)
+        sets = workdir.fingerprints(training, validation)
+        workdir.settle_config(config, folder, len(training), sets)
         workdir.settle_classes(training.classes, config, folder)
         if late := experiment.late_drops(config, len(training)):
             say(late)
@@ -87,6 +88,7 @@ def _train(
                 statistics,
                 checkpoints,
             )
+            workdir.note_images(sets, folder)
             run.go(stop, profile)
     done = int(run.state.step)
     if stop.signal and done < run.total and not run.schedule.finished:

@@ -47,22 +47,38 @@ def read_config(workdir: Path) -> ConfigDict:
     return config
 
 
+def fingerprints(training: Source, validation: Source) -> dict[str, dict[str, Any]]:
+    """What the images of a run are known by, as in images.json.
+
+    Args:
+        training: all training images, those that cannot be decoded included.
+        validation: all validation images.
+    """
+    return {
+        "dataset.train": fingerprint(training),
+        "dataset.validation": fingerprint(validation),
+    }
+
+
+def note_images(sets: dict[str, dict[str, Any]], workdir: Path) -> None:
+    """Write the `fingerprints` into images.json, once a run has accepted the images."""
+    if processes.first():
+        with replaced(workdir / IMAGES) as temporary:
+            temporary.write_text(json.dumps(sets, indent=2) + "\n")
+
+
 def settle_config(
-    config: ConfigDict, workdir: Path, training: Source, validation: Source
+    config: ConfigDict, workdir: Path, images: int, sets: dict[str, dict[str, Any]]
 ) -> None:
-    """Write config.json and images.json into a work directory, or check that they fit.
+    """Write config.json into a work directory, or check that it fits this run.
 
     Args:
         config: of the run.
         workdir: its folder.
-        training: all training images, those that cannot be decoded included.
-        validation: all validation images.
+        images: in dataset.train.
+        sets: `fingerprints`; where a path has changed, they must be those noted.
     """
-    path, images = workdir / "config.json", len(training)
-    sets = {
-        "dataset.train": fingerprint(training),
-        "dataset.validation": fingerprint(validation),
-    }
+    path = workdir / "config.json"
     if path.exists():
         kept, known = read_config(workdir), _known_images(workdir)
         untrained = not holds_any(workdir / "checkpoints")
@@ -89,8 +105,6 @@ def settle_config(
                 )
     if processes.first():
         write_config(config, path)
-        with replaced(workdir / IMAGES) as temporary:
-            temporary.write_text(json.dumps(sets, indent=2) + "\n")
     processes.meet("config.json")
     if not path.exists():
         raise InputError(

@@ -44,7 +44,7 @@ def get_config(pretrained: str = "") -> ConfigDict:
 
 
 def from_run(pretrained: str) -> ConfigDict:
-    """All layers of another run but the last, 10 epochs."""
+    """All layers of another run but the last, 20 epochs."""
     own, config = read_config(Path(pretrained).expanduser()), base_config()
     config.network, config.augment = own.network, own.augment
     config.precision = own.precision
@@ -59,13 +59,14 @@ def from_run(pretrained: str) -> ConfigDict:
     optimizer = config.optimizer
     optimizer.momentum = own.optimizer.momentum
     optimizer.weight_decay = own.optimizer.weight_decay
+    optimizer.layer_decays = own.optimizer.layer_decays
     biases = optimizer.bias_rate_multiple = own.optimizer.bias_rate_multiple
     rate = optimizer.rate = own.optimizer.rate / 10
-    config.epochs = 10.0
-    optimizer.drops = ((7.0, rate / 10, rate / 10 * biases),)
+    config.epochs = 20.0
+    optimizer.drops = ((14.0, rate / 10, rate / 10 * biases),)
     optimizer.layer_drops = (
         (last, 0.0, 10 * rate, 10 * rate * biases),
-        (last, 7.0, rate, rate * biases),
+        (last, 14.0, rate, rate * biases),
     )
     return config
 

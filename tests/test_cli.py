@@ -1,7 +1,9 @@
 import csv
 import json
 import os
+import pkgutil
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -149,10 +151,9 @@ def test_a_config_json_is_a_config_and_that_of_the_work_directory_stands_in(tmp_
         **json.loads((run / "config.json").read_text()),
         "steps": 2,
     }
-    for prolonged in (["--config.steps=3"], ["--config.steps", "4"]):
-        answer = run_app("main", "--workdir", twin, *prolonged)
-        assert answer.status == 0, answer
-    assert [line["step"] for line in logged(twin)] == [2, 3, 4]
+    answer = run_app("main", "--workdir", twin, "--config.steps", "3")
+    assert answer.status == 0, answer
+    assert [line["step"] for line in logged(twin)] == [2, 3]
     (twin / "config.json").write_text("{rubbish")
     line = refusal("main", f"--workdir={tmp_path}/new", f"--config={twin}/config.json")
     assert f"--config={twin}/config.json: {twin}/config.json: not the JSON" in line
@@ -247,27 +248,36 @@ def test_the_wheel_has_every_folder_and_the_configs(tmp_path):
     assert done.stderr.startswith("error: benchmark='none': allowed are step")
 
 
-def test_every_script_runs_an_app():
+def test_every_script_runs_its_app(monkeypatch):
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    apps = {}
-    for script, place in settings["project"]["scripts"].items():
-        module, _, function = place.partition(":")
-        assert module == "alexnet_jax.scripts"
-        code = (
-            "import sys; from alexnet_jax import scripts\n"
-            f"sys.argv = [{script!r}, '--help']; scripts.{function}()"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        apps[script] = re.search(r"python -m alexnet_jax\.(\w+) ", done.stdout)[1]
-    assert apps == {
-        **{f"alexnet-{name}": name for name in apps.values() if name != "main"},
-        "alexnet-train": "main",
-    }
-    assert len(apps) == 7
+    run: list[tuple] = []
+
+    def run_module(app: str, **how):
+        run.append((app, how))
+
+    monkeypatch.setattr(runpy, "run_module", run_module)
+    for place in settings["project"]["scripts"].values():
+        pkgutil.resolve_name(place)()
+    apps = ["main", "evaluate", "predict", "prepare", "convert", "report", "benchmark"]
+    as_main = {"run_name": "__main__", "alter_sys": True}
+    assert run == [(f"alexnet_jax.{app}", as_main) for app in apps]
+    assert list(settings["project"]["scripts"]) == [
+        f"alexnet-{app}" for app in ("train", *apps[1:])
+    ]
+
+
+def test_a_script_shows_the_help_of_its_app():
+    # As pip writes it, but for the path.
+    code = (
+        "import sys; from alexnet_jax.scripts import evaluate\n"
+        "sys.argv = ['alexnet-evaluate', '--help']; sys.exit(evaluate())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("App: loss and error rates of a network, or an ens")
+    assert "--[no]allow_unreadable" in done.stdout
 
 
 def test_the_version_is_in_one_place():

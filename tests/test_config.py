@@ -5,7 +5,7 @@ import json
 import ml_collections
 import pytest
 
-from alexnet_jax.config import FIELDS, base_config, check_fields, parsed
+from alexnet_jax.config import FIELDS, base_config, check_fields, get_config, parsed
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import flat
 from configs import paper, paper_2012_code, quickstart
@@ -147,6 +147,18 @@ def test_a_config_of_today_comes_back_as_it_was_written():
     for module in (paper, paper_2012_code, quickstart):
         values = flat(module.get_config())
         assert upgraded(values) == values
+
+
+def test_the_table_is_a_config_file_of_the_paper_and_of_a_config_json(tmp_path):
+    assert flat(get_config()) == flat(paper.get_config())
+    path = tmp_path / "config.json"
+    path.write_text(as_json(CODE))
+    assert flat(get_config(str(path))) == upgraded(CODE)
+    # As tuples, whose flags are read as those of any config.
+    assert get_config(str(path)).network.sizes == (11, 5, 3, 3, 3)
+    path.write_text("{rubbish")
+    with pytest.raises(InputError, match=f"{path}: not the JSON of a config"):
+        get_config(str(path))
 
 
 def test_the_base_has_exactly_the_fields_and_each_is_within_its_bound():

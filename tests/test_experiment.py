@@ -159,3 +159,44 @@ def test_the_plateaus_chance_is_that_of_classes_and_validation_images():
 def test_steps_are_given_or_follow_from_epochs():
     assert experiment.total_steps(tiny_config(), 100) == 24
     assert experiment.total_steps(tiny_config({"steps": 0, "epochs": 2.5}), 100) == 16
+
+
+def test_drops_behind_the_end_of_a_run_are_named_and_scaled():
+    drops = ((6.0, 1e-3, 2e-3), (8.0, 1e-4, 2e-3))
+    config = tiny_config({"steps": 0, "epochs": 9.0, "optimizer.drops": drops})
+    assert experiment.late_drops(config, 100) == ""
+    config.epochs = 8.0
+    assert experiment.late_drops(config, 100) == (
+        "learning rate: falls 1 of 2 times; the run ends at epoch 8, optimizer.drops "
+        "has 8. To scale them:\n"
+        "  --config.optimizer.drops='((5.4, 0.001, 0.002), (7.2, 0.0001, 0.002))'"
+    )
+    config.steps = 25  # of 16 of 100 images: 4 epochs
+    assert experiment.late_drops(config, 100) == (
+        "learning rate: falls 0 of 2 times; the run ends at epoch 4, optimizer.drops "
+        "has 6, 8. To scale them:\n"
+        "  --config.optimizer.drops='((2.7, 0.001, 0.002), (3.6, 0.0001, 0.002))'"
+    )
+    config.optimizer.layer_drops = (("fc8", 0.0, 0.1, 0.2), ("fc8", 2.0, 0.01, 0.02))
+    assert experiment.late_drops(config, 100).endswith(
+        "\n  --config.optimizer.layer_drops='"
+        "(('fc8', 0.0, 0.1, 0.2), ('fc8', 0.9, 0.01, 0.02))'"
+    )
+    config.optimizer.drops = ((2.7, 0.001, 0.002), (3.6, 0.0001, 0.002))
+    assert experiment.late_drops(config, 100) == ""
+    config.optimizer.drops = drops
+    config.optimizer.schedule = "plateau"  # which does not read them
+    assert experiment.late_drops(config, 100) == ""
+
+
+@pytest.mark.parametrize("file", [f.stem for f in CONFIGS if f.stem != "base"])
+def test_the_configs_reach_all_of_their_drops(file):
+    config = importlib.import_module(f"configs.{file}").get_config()
+    assert experiment.late_drops(config, 50_000) == ""
+
+
+def test_statistics_are_those_of_a_run_that_is_named():
+    with pytest.raises(InputError, match=r"start.statistics=True: set start"):
+        experiment.check(tiny_config({"start.statistics": True}))
+    start = {"start.statistics": True, "start.checkpoint": "somewhere"}
+    experiment.check(tiny_config(start))

@@ -24,7 +24,7 @@ FLOORS = (
     {"convert", "evaluate", "predict", "train"},
     {"report"},
     {"main"},
-    {"benchmark"},
+    {"benchmark", "scripts"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -32,7 +32,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DATA_FLOORS = (
     {"augment", "files", "generated", "ilsvrc", "images", "index"},
     {"prepared", "preprocess", "tars"},
-    {"folders", "loader", "statistics", "tfds"},
+    {"folders", "held_out", "loader", "statistics", "tfds"},
     {"sources"},
 )
 DATA_FLOOR = {name: floor for floor, names in enumerate(DATA_FLOORS) for name in names}
@@ -56,11 +56,11 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 76
+MOST_MODULES = 70
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 4_715,
-    "data": 1_950,
+    "root and network": 4_939,
+    "data": 2_083,
     "prepare": 1_200,
     "report": 1_400,
     "benchmark": 1_350,
@@ -275,7 +275,8 @@ for module in pkgutil.iter_modules(alexnet_jax.{0}.__path__, "alexnet_jax.{0}.")
 def test_data_does_its_work_where_there_is_no_jax():
     # Workers are spawned: what data/ imports, each of them imports. grain imports jax
     # where it finds it and does without where it does not.
-    found = loaded(EVERYTHING_IN.format("data"), without=NOT_IN_DATA)
+    without = NOT_IN_DATA | {"tensorflow_datasets"}  # an extra
+    found = loaded(EVERYTHING_IN.format("data"), without=without)
     assert rooms(found) == {"data", "errors"}
     assert "data.loader" in found
 

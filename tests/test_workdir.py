@@ -12,10 +12,12 @@ from alexnet_jax.workdir import write_config
 
 
 def settle(config, folder):
-    """`settle_config` with the images that the config names."""
+    """What a start does with the images that the config names."""
     training = inputs.open_images(config, "train")
     validation = inputs.open_images(config, "validation", training.classes)
-    workdir.settle_config(config, folder, training, validation)
+    sets = workdir.fingerprints(training, validation)
+    workdir.settle_config(config, folder, len(training), sets)
+    workdir.note_images(sets, folder)
 
 
 def test_until_there_is_a_checkpoint_only_the_pictures_must_be_the_same(tmp_path):
