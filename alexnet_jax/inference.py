@@ -82,7 +82,8 @@ def feature_names(network: AlexNet) -> dict[str, tuple[str, tuple[str, ...]]]:
     output. 'pool1' is what pooling makes of it, behind normalisation and unit.
     """
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    layer, pool, behind = "", "", ()
+    layer = pool = ""
+    behind: tuple[str, ...] = ()
     for stage in network.layers:
         if stage in network.weighted:
             layer, pool, behind = stage, "", ()
@@ -114,21 +115,22 @@ def make_features(
     """
     known = feature_names(network)
     # XLA merges what the forward passes have in common (tests/test_inference.py).
-    reads = {}
-    for name in names:
-        layer, behind = known[name]
-        forward = parallel.evaluation_forward(network, mesh, until=layer)
-        reads[name] = forward, network.clone(layers=behind)
+    forward = {
+        name: parallel.evaluation_forward(network, mesh, until=known[name][0])
+        for name in names
+    }
 
     def features(params, image: jax.Array, mean_image: jax.Array):
         margin = (image.shape[1] - side) // 2
         centre = slice(margin, margin + side)
         mean = mean_image[centre, centre]
         pixels = image[:, centre, centre].astype(mean.dtype) - mean
-        return {
-            name: rest.apply({}, forward(params, pixels)).astype(jnp.float32)
-            for name, (forward, rest) in reads.items()
-        }
+        found: dict[str, jax.Array] = {}
+        for name in names:
+            x, (_, behind) = forward[name](params, pixels), known[name]
+            rest = network.clone(layers=behind)
+            found[name] = jnp.float32(rest.apply({}, x) if behind else x)
+        return found
 
     return features
 

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -88,7 +88,7 @@ class Predictor:
 
     def over(
         self, source: Source, compute: Compute, progress: bool = False
-    ) -> Iterator[Block]:
+    ) -> Generator[Block, None, None]:
         """Apply a computation to all images of a source, in order.
 
         Threads decode the next images while the devices compute; only a few batches are

@@ -1,0 +1,168 @@
+"""The speed of predict, compared with the same network in PyTorch with a DataLoader."""
+
+import itertools
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from alexnet_jax import experiment, inputs, parallel
+from alexnet_jax.benchmark import clock, input_peers, step, torch_peer
+from alexnet_jax.data.ilsvrc import CLASSES
+from alexnet_jax.data.images import View
+from alexnet_jax.inference import Model
+from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.predictor import BATCH, Predictor
+
+ROUNDS, VIEWS = 3, 10
+SAMPLE, ENDLESS = 1000, 1 << 22  # images, which are read over and over
+MODES = {name: torch_peer.MODES[name] for name in ("eager", "channels_last")}
+
+
+def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]:
+    """Print the images a second of predict and of PyTorch, from image file to answer.
+
+    Both sides decode the same images to the same squares, average ten views by the same
+    network with the same random weights, in batches of the same size on one device, and
+    take turns. PyTorch's DataLoader has a worker for each core.
+
+    Args:
+        config: its network.*, augment.crop, and dataset.*, whose training images both
+            sides read.
+        seconds: of each side in each round.
+
+    Returns:
+        The JSON object of `benchmark predict`.
+    """
+    step.require_one_device(config)
+    experiment.check(config)
+    source, size = inputs.open_images(config, "train"), config.dataset.image_size
+    rows = np.arange(0, len(source), max(len(source) // SAMPLE, 1))[:SAMPLE]
+    stored = [source[int(row)][1] for row in rows]
+    images = [x if isinstance(x, bytes) else np.asarray(x) for x in stored]
+    mesh, crop = experiment.make_mesh(config), config.augment.crop
+    program = experiment.make_program(config, CLASSES, mesh)
+    params, network = program.initialise().params, program.network
+    mean_image = parallel.replicate(mesh, np.full((size, size, 3), 118, np.float32))
+    probabilities = experiment.make_probabilities(config, network, mesh, VIEWS)
+    model, names = Model(probabilities, params, mean_image), [""] * CLASSES
+    square = inputs.make_square(config)
+    predictor = Predictor([model], network, names, square, crop, mesh)
+    device = jax.devices()[0]
+    print(
+        f"{len(rows):,} images to {size}×{size}, {VIEWS} views of {crop}×{crop}, batch "
+        f"of {BATCH}; {device.device_kind}, {config.precision}",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as folder, clock.peer_process(
+        start_peer, network, jax.device_get(params), images, Path(folder, "images"),
+        size, crop, device.platform,
+    ) as peers:  # fmt: skip
+        endless = View(source, np.resize(rows, ENDLESS))
+        blocks = predictor.over(endless, predictor.predict)
+
+        def predict(times: int) -> None:
+            for _ in range(times):
+                next(blocks)
+
+        sides = {"predict": predict, **peers}
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(ROUNDS):
+            for side, run in sides.items():
+                rates[side].append(_rate(run, seconds))
+        blocks.close()
+    print(f"{'':24}{'images/s':>10}   in each round")
+    medians = {side: statistics.median(own) for side, own in rates.items()}
+    for side, own in rates.items():
+        rounds = " ".join(f"{rate:,.1f}" for rate in own)
+        print(f"{side:24}{medians[side]:10,.1f}   {rounds}")
+    speed, peer = medians.pop("predict"), None
+    if medians:
+        best = max(medians, key=lambda side: medians[side])
+        peer = {"torch": version("torch"), "images_per_second": medians[best]}
+        print(f"{speed / medians[best]:.2f} times {best}")
+    return {
+        "images_per_second": speed,
+        "views": VIEWS,
+        "batch_size": BATCH,
+        "device": device.device_kind,
+        "peer": peer,
+    }
+
+
+def _rate(run: Callable[[int], None], seconds: float) -> float:
+    """Images a second, after as long a time for what was decoded ahead."""
+    for _ in range(2):
+        count, start = 0, perf_counter()
+        while (passed := perf_counter() - start) < seconds:
+            run(1)
+            count += BATCH
+    return count / passed
+
+
+def start_peer(
+    network: AlexNet,
+    params: Any,
+    images: input_peers.Images,
+    file: Path,
+    size: int,
+    crop: int,
+    platform: str,
+) -> clock.Runs:
+    """The same in PyTorch: a run for each of `MODES`, of so many batches.
+
+    Args:
+        network: only its fields are read.
+        params: of `alexnet_jax`.
+        images: as for `input_peers.torch_batches`, as is `file`.
+        file: where to write them.
+        size: of the squares, in pixels.
+        crop: side of a view, in pixels.
+        platform: JAX's name of its kind of device.
+    """
+    batches = input_peers.torch_batches(
+        *(images, file, size, size, BATCH), workers=len(os.sched_getaffinity(0))
+    )
+    if batches is None:
+        return {}
+    import torch
+
+    device = "cuda" if platform == "gpu" and torch.cuda.is_available() else "cpu"
+    forward, kept = torch_peer.make_forward(network), 1 - network.dropout
+    rounded = np.dtype(network.dtype).name == "bfloat16"
+    ends = range(0, size - crop + 1, max(size - crop, 1))
+    corners = [((size - crop) // 2,) * 2, *itertools.product(ends, ends)]
+
+    def answer(tensors: Any, format: Any) -> Any:
+        image = next(batches)["image"].to(device).permute(0, 3, 1, 2).float() - 118
+        image, total = image.contiguous(memory_format=format), torch.zeros(())
+        for view in (image, image.flip(3)):
+            for y, x in corners:
+                pixels = view[:, :, y : y + crop, x : x + crop]
+                logits = forward(tensors, pixels, lambda units, layer: units * kept)
+                total = total.to(device) + logits.float().softmax(dim=1)
+        return (total / (2 * len(corners))).cpu().numpy()
+
+    def run(tensors: Any, format: Any, times: int) -> None:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16, enabled=rounded),
+        ):
+            for _ in range(times):
+                answer(tensors, format)
+
+    runs = {}
+    for mode, (channels_last, _) in MODES.items():
+        format = torch.channels_last if channels_last else torch.contiguous_format
+        tensors = torch_peer.as_tensors(params, device=device, memory_format=format)
+        runs[f"PyTorch, {mode}"] = partial(run, tensors, format)
+    return runs
