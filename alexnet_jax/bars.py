@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 BLOCKS = 12  # images of which each gets a block of lines; more get a line each
-WIDTH = 20  # characters of a bar
+WIDTH, CELL = 20, 20  # characters of a bar; at least, of a class with its probability
 
 
 def layout(images: Sequence[str]) -> Callable[[dict[str, Any]], str]:
@@ -59,14 +59,19 @@ def line(answer: dict[str, Any], longest: int, wide: int) -> str:
         longest: characters for the image.
         wide: characters of the line.
     """
-    image = f"{ending(printable(answer['image']), longest):{longest}}"
-    rows = [f"{row['probability']:6.1%} {row['name']}" for row in answer.get("top", ())]
-    drawn = [bar(row["probability"]) for row in answer.get("top", ())[:1]]
-    rows += [
-        f"{row['distance']:.4g} {row['image']}" for row in answer.get("neighbours", ())
+    text = f"{ending(printable(answer['image']), longest):{longest}}"
+    cells = [
+        *(f"{row['probability']:6.1%} {row['name']}" for row in answer.get("top", ())),
+        *(f"{r['distance']:.4g} {r['image']}" for r in answer.get("neighbours", ())),
     ]
-    parts = [image, *(f"{b:{WIDTH}}" for b in drawn), *map(printable, rows)]
-    return "  ".join(parts)[:wide]
+    if "top" in answer:
+        text += f"  {bar(answer['top'][0]['probability']):{WIDTH}}"
+    for i, cell in enumerate(map(printable, cells)):
+        longer = f"{text}  {cell:{CELL}}"
+        if i and len(longer.rstrip()) > wide:
+            break
+        text = longer
+    return text.rstrip()[:wide]
 
 
 def bar(share: float) -> str:

@@ -16,6 +16,7 @@ from alexnet_jax.cli import say
 from alexnet_jax.data.files import UNFINISHED, replaced
 from alexnet_jax.data.folders import Files
 from alexnet_jax.errors import InputError
+from alexnet_jax.inference import make_features
 from alexnet_jax.predictor import Predictor
 
 
@@ -44,6 +45,7 @@ def write_features(
         The rows of images that cannot be read, and are left out.
     """
     _require_new(path)
+    read = predictor.reader(names)
     shapes = _shapes(predictor, names)
     sizes = {name: 4 * len(files) * math.prod(shapes[name]) for name in shapes}
     each = ", ".join(f"{name} {'×'.join(map(str, shapes[name]))}" for name in shapes)
@@ -68,7 +70,7 @@ def write_features(
                 name: opened.enter_context(part.open("wb"))
                 for name, part in parts.items()
             }
-            for block in predictor.over(files, predictor.reader(names), progress):
+            for block in predictor.over(files, read, progress):
                 rows += block.rows.tolist()
                 left_out += block.unreadable
                 for name, features in block.results.items():
@@ -99,9 +101,14 @@ def _require_new(path: Path) -> None:
 
 def _shapes(predictor: Predictor, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Of the features of one image."""
-    size, devices = predictor.square.size, predictor.mesh.size
+    size, devices, (model,) = (
+        predictor.square.size,
+        predictor.mesh.size,
+        predictor.models,
+    )
+    features = make_features(predictor.network, predictor.mesh, predictor.crop, names)
     image = jax.ShapeDtypeStruct((devices, size, size, 3), np.uint8)
-    shapes = jax.eval_shape(predictor.reader(names), image)
+    shapes = jax.eval_shape(features, model.params, image, model.mean_image)
     return {name: shapes[name].shape[1:] for name in names}
 
 

@@ -106,7 +106,13 @@ class Predictor:
             threads=len(os.sched_getaffinity(0)),
             allow_unreadable=True,
         )
-        bar = tqdm(total=len(source), unit=" images", delay=1, disable=not progress)
+        bar = tqdm(
+            total=len(source),
+            unit=" images",
+            delay=1,
+            leave=False,
+            disable=not progress,
+        )
         start = 0
         with closing(batches), bar:
             for batch, results in self._results(compute, batches):

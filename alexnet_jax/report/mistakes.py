@@ -1,4 +1,4 @@
-"""Errors by class, confusions, and the images that are most surely taken for others."""
+"""Errors by class, confusions, and the worst mistakes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from alexnet_jax.report.themes import SMALL, Panel, Theme, shortened
 
 MATRIX = 40  # classes, up to which all confusions are drawn
 COUNTED = 12  # classes, up to which they have their numbers
-WORST = 20  # classes, or confusions, that are shown where there are more
+WORST, CONFUSIONS = 20, 10  # classes, and confusions, where there are more
 
 
 class Outcomes(NamedTuple):
@@ -63,11 +63,11 @@ def by_class(outcomes: Outcomes, classes: Sequence[str]) -> Figure:
     few = len(order) <= MATRIX
     shown = order if few else order[:WORST]
     which = "all classes" if few else f"the {len(shown)} worst of {count:,} classes"
-    worst = [classes[label] for label in shown]
+    named = [classes[label] for label in shown]
     bars = Panel(
-        f"Bar chart: the error of {which}, worst first: {', '.join(worst)}",
+        f"Bar chart: the error of {which}, worst first: {', '.join(named)}",
         *(4.8, 1 + 0.19 * len(shown)),
-        partial(_draw_bars, worst, missed[shown], images[shown]),
+        partial(_draw_bars, named, missed[shown], images[shown]),
     )
     caption = (
         f"Centre views of all {len(wrong):,} validation images that can be decoded: "
@@ -92,7 +92,7 @@ def by_class(outcomes: Outcomes, classes: Sequence[str]) -> Figure:
     half = np.median(sorted_errors)
     none = np.count_nonzero(sorted_errors == 0)
     caption += (
-        f"Half of the classes have an error of {half:.0%} or less; {none:,} have none. "
+        f"Half of the classes have an error of {half:.0%} or less, and {none:,} of 0%. "
         "Table: the most frequent confusions."
     )
     wrong_pairs = np.stack([outcomes.labels, outcomes.taken], 1)[wrong].tolist()
@@ -106,24 +106,24 @@ def by_class(outcomes: Outcomes, classes: Sequence[str]) -> Figure:
     return Figure("classes", "Errors by class", caption, panels, 1, aside)
 
 
-def surest(
+def worst(
     examples: Sequence[Example], predictions: np.ndarray, classes: Sequence[str]
 ) -> Figure:
     """The images that are taken for another class with the highest probability.
 
     Args:
-        examples: the images, the surest mistake first.
+        examples: the images, the worst mistake first.
         predictions: (images, classes), their distributions.
         classes: names in label order.
     """
     caption = (
         f"The {len(examples)} validation images whose likeliest class is wrong and has "
         "the highest probability, from their centre views. Under each image is its own "
-        "class, which has the red bar where it is among the five likeliest. Often the "
-        "label, not the network, is the one to doubt."
+        "class; its bar is red where it is among the five likeliest. Some may have a "
+        "wrong label."
     )
     panels = answers.panels(examples, predictions, classes)
-    return Figure("mistakes", "The surest mistakes", caption, panels, columns=4)
+    return Figure("mistakes", "The worst mistakes", caption, panels, columns=4)
 
 
 def _draw_bars(

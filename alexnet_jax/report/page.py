@@ -160,7 +160,7 @@ def figures_of_images(run: Run, trained: Trained, index: str) -> Iterator[Figure
     if rows := outcomes.worst(EXAMPLES):
         wrong = [decoded(validation, predictor.square, row) for row in rows]
         p = trained.centre_view(np.stack([example.pixels for example in wrong]))
-        yield mistakes.surest(wrong, p, classes)
+        yield mistakes.worst(wrong, p, classes)
     if not trained.layer:
         return
     searched, kind = validation, "validation images"
