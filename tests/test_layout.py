@@ -19,8 +19,8 @@ FLOORS = (
     {"cli", "metrics", "network", "optimizer", "processes"},
     {"config", "parallel", "prepare", "progress"},
     {"feed", "inference", "inputs", "step"},
-    {"checkpoint", "experiment"},
-    {"workdir"},
+    {"bars", "checkpoint", "experiment", "predictor"},
+    {"features", "workdir"},
     {"convert", "evaluate", "predict", "train"},
     {"report"},
     {"main"},
@@ -55,14 +55,14 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 68
+MOST_MODULES = 73
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 4_600,
-    "data": 1_950,
+    "root and network": 5_172,
+    "data": 1_997,
     "prepare": 1_200,
-    "report": 1_400,
-    "benchmark": 1_350,
+    "report": 1_515,
+    "benchmark": 1_520,
 }
 
 FILES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]

@@ -15,15 +15,17 @@ import jax
 import ml_collections
 import numpy as np
 
-from alexnet_jax import experiment, inputs, parallel
-from alexnet_jax.benchmark import clock, input_peers, step, torch_peer
+from alexnet_jax import device, experiment, inputs, parallel
+from alexnet_jax.benchmark import clock, input_peers, torch_peer
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.data.images import View
 from alexnet_jax.inference import Model
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.predictor import BATCH, Predictor
+from alexnet_jax.step import initial_params
 
 ROUNDS, VIEWS = 3, 10
+GREY = 118  # the mean of all pixels
 SAMPLE, ENDLESS = 1000, 1 << 22  # images, which are read over and over
 MODES = {name: torch_peer.MODES[name] for name in ("eager", "channels_last")}
 
@@ -43,29 +45,30 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
     Returns:
         The JSON object of `benchmark predict`.
     """
-    step.require_one_device(config)
     experiment.check(config)
     source, size = inputs.open_images(config, "train"), config.dataset.image_size
     rows = np.arange(0, len(source), max(len(source) // SAMPLE, 1))[:SAMPLE]
     stored = [source[int(row)][1] for row in rows]
     images = [x if isinstance(x, bytes) else np.asarray(x) for x in stored]
-    mesh, crop = experiment.make_mesh(config), config.augment.crop
-    program = experiment.make_program(config, CLASSES, mesh)
-    params, network = program.initialise().params, program.network
-    mean_image = parallel.replicate(mesh, np.full((size, size, 3), 118, np.float32))
+    network, crop = experiment.make_network(config, CLASSES), config.augment.crop
+    params = device.jit(initial_params, static_argnums=(0, 1, 2))(
+        network, config.seed, crop
+    )
+    mesh = parallel.make_mesh(1, 1, network.towers, BATCH)
+    mean_image = parallel.replicate(mesh, np.full((size, size, 3), GREY, np.float32))
     probabilities = experiment.make_probabilities(config, network, mesh, VIEWS)
     model, names = Model(probabilities, params, mean_image), [""] * CLASSES
     square = inputs.make_square(config)
     predictor = Predictor([model], network, names, square, crop, mesh)
-    device = jax.devices()[0]
+    kind = jax.devices()[0].device_kind
     print(
         f"{len(rows):,} images to {size}×{size}, {VIEWS} views of {crop}×{crop}, batch "
-        f"of {BATCH}; {device.device_kind}, {config.precision}",
+        f"of {BATCH}; {kind}, {config.precision}",
         flush=True,
     )
     with tempfile.TemporaryDirectory() as folder, clock.peer_process(
         start_peer, network, jax.device_get(params), images, Path(folder, "images"),
-        size, crop, device.platform,
+        size, crop, jax.default_backend(),
     ) as peers:  # fmt: skip
         endless = View(source, np.resize(rows, ENDLESS))
         blocks = predictor.over(endless, predictor.predict)
@@ -94,7 +97,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         "images_per_second": speed,
         "views": VIEWS,
         "batch_size": BATCH,
-        "device": device.device_kind,
+        "device": kind,
         "peer": peer,
     }
 
@@ -137,20 +140,7 @@ def start_peer(
     import torch
 
     device = "cuda" if platform == "gpu" and torch.cuda.is_available() else "cpu"
-    forward, kept = torch_peer.make_forward(network), 1 - network.dropout
-    rounded = np.dtype(network.dtype).name == "bfloat16"
-    ends = range(0, size - crop + 1, max(size - crop, 1))
-    corners = [((size - crop) // 2,) * 2, *itertools.product(ends, ends)]
-
-    def answer(tensors: Any, format: Any) -> Any:
-        image = next(batches)["image"].to(device).permute(0, 3, 1, 2).float() - 118
-        image, total = image.contiguous(memory_format=format), torch.zeros(())
-        for view in (image, image.flip(3)):
-            for y, x in corners:
-                pixels = view[:, :, y : y + crop, x : x + crop]
-                logits = forward(tensors, pixels, lambda units, layer: units * kept)
-                total = total.to(device) + logits.float().softmax(dim=1)
-        return (total / (2 * len(corners))).cpu().numpy()
+    answer, rounded = make_answer(network, crop), np.dtype(network.dtype) != np.float32
 
     def run(tensors: Any, format: Any, times: int) -> None:
         with (
@@ -158,7 +148,9 @@ def start_peer(
             torch.autocast(device, torch.bfloat16, enabled=rounded),
         ):
             for _ in range(times):
-                answer(tensors, format)
+                image = next(batches)["image"].to(device).permute(0, 3, 1, 2)
+                x = image.float().sub(GREY).contiguous(memory_format=format)
+                answer(tensors, x).cpu().numpy()
 
     runs = {}
     for mode, (channels_last, _) in MODES.items():
@@ -166,3 +158,26 @@ def start_peer(
         tensors = torch_peer.as_tensors(params, device=device, memory_format=format)
         runs[f"PyTorch, {mode}"] = partial(run, tensors, format)
     return runs
+
+
+def make_answer(network: AlexNet, crop: int) -> Callable[[Any, Any], Any]:
+    """The average over ten views in PyTorch, written without ours.
+
+    Returns:
+        answer(tensors, mean-free squares (B, 3, S, S)) → (B, classes).
+    """
+    forward, kept = torch_peer.make_forward(network), 1 - network.dropout
+
+    def answer(tensors: Any, image: Any) -> Any:
+        margin = image.shape[-1] - crop
+        ends = itertools.product((0, margin), (0, margin))
+        corners = [(margin // 2, margin // 2), *ends]
+        answers = []
+        for square in (image, image.flip(3)):
+            for y, x in corners:
+                pixels = square[:, :, y : y + crop, x : x + crop]
+                logits = forward(tensors, pixels, lambda units, layer: units * kept)
+                answers.append(logits.float().softmax(dim=1))
+        return sum(answers) / len(answers)
+
+    return answer

@@ -99,7 +99,8 @@ def load(run: Run) -> Trained:
         if step == newest(run.folder):
             if problem:
                 raise problem
-            return Trained.of(run.config, run.classes, mesh, model, step)
+            square = inputs.make_square(run.config)
+            return Trained.of(run.config, run.classes, mesh, model, step, square)
     raise InputError("it has no checkpoint yet")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import experiment, inputs
+from alexnet_jax import experiment
 from alexnet_jax.data.images import Source
+from alexnet_jax.data.preprocess import Square
 from alexnet_jax.inference import Model
 from alexnet_jax.predictor import Block, Predictor
 
@@ -29,10 +30,11 @@ class Trained(NamedTuple):
         mesh: Mesh,
         model: Model,
         step: int,
+        square: Square,
     ) -> "Trained":
         """The network of a config, with a model read from the checkpoint of a step."""
         network = experiment.make_network(config, len(classes))
-        square, crop = inputs.make_square(config), config.augment.crop
+        crop = config.augment.crop
         predictor = Predictor([model], network, classes, square, crop, mesh)
         return cls(step, predictor, ("", *network.weighted)[-2])
 
