@@ -1,11 +1,14 @@
 import json
+import os
 import shutil
+import signal
+import time
 from collections import namedtuple
 
 import jax
 import numpy as np
 import pytest
-from apps import refusal, run_app
+from apps import refusal, run_app, start_app
 from pictures import encoded
 from runs import finished_run, tiny_config, weights
 
@@ -131,6 +134,19 @@ def test_arrays_are_answered_as_files_are(tmp_path):
     np.testing.assert_allclose(
         predictor.features(squares[3:4], ["fc7"])["fc7"], features[3:4], rtol=1e-5
     )
+
+
+def test_ctrl_c_is_no_traceback(tmp_path):
+    (file,) = written(tmp_path, 1)
+    flags = f"--checkpoint={finished_run()}", "--json", "--views=1"
+    process = start_app(tmp_path, "predict", *flags, *[file] * 10_000)
+    while not (tmp_path / "out").exists() or not (tmp_path / "out").stat().st_size:
+        assert process.exitcode is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert (tmp_path / "err").read_text() == "interrupted\n"
 
 
 # --- features and neighbours ----------------------------------------------------------
