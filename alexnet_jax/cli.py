@@ -204,12 +204,14 @@ def define_config(default: str | None = None, run: str = "") -> Any:
     )
 
 
-def define_networks() -> Callable[[], tuple[list[Path], int, list[float]]]:
+def define_networks(
+    views: str = "1",
+) -> Callable[[], tuple[list[Path], int, list[float]]]:
     """Define --checkpoint, --views and --weights; the result reads them."""
     several = "Work directories; several are averaged as an ensemble."
     checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
     kinds = "Views of an image: 1, 10 (§4.1), or 9 as for CIFAR-10 in 2012."
-    views = flags.DEFINE_enum("views", "1", ["1", "9", "10"], kinds)
+    number = flags.DEFINE_enum("views", views, ["1", "9", "10"], kinds)
     weights = flags.DEFINE_list("weights", [], "Of the networks of an ensemble.")
 
     def given() -> tuple[list[Path], int, list[float]]:
@@ -222,7 +224,7 @@ def define_networks() -> Callable[[], tuple[list[Path], int, list[float]]]:
             raise InputError(
                 f"--weights={','.join(weights.value)}: must be numbers, 0 or more"
             ) from None
-        return given_folders, int(views.value), shares
+        return given_folders, int(number.value), shares
 
     return given
 

@@ -1,4 +1,4 @@
-"""Predictions averaged over views (§4.1) and networks (§6), and their error rates."""
+"""Predictions averaged over views (§4.1) and networks (§6), error rates, features."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax import parallel
 from alexnet_jax.metrics import Sums, score
-from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.network.alexnet import POOLS, UNITS, AlexNet
 
 
 class Model(NamedTuple):
@@ -74,28 +74,63 @@ def make_probabilities(
     return probabilities
 
 
+def feature_names(network: AlexNet) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The activations that can be read: {name: (layer, the operations behind it)}.
+
+    'conv1' is the output of that layer, behind its unit where that comes next; where
+    the unit stands behind the pooling, as in the 2012 code, it is the layer's own
+    output. 'pool1' is what pooling makes of it, behind normalisation and unit.
+    """
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    layer = pool = ""
+    behind: tuple[str, ...] = ()
+    for stage in network.layers:
+        if stage in network.weighted:
+            layer, pool, behind = stage, "", ()
+            found[layer] = layer, behind
+        elif layer and (behind or stage not in UNITS):
+            behind = (*behind, stage)
+            if stage in POOLS:
+                pool = "pool" + layer.removeprefix("conv").removeprefix("local")
+            if pool and stage in (*POOLS, *UNITS):
+                found[pool] = layer, behind
+    return found
+
+
 def make_features(
-    network: AlexNet, mesh: Mesh, side: int, layer: str
-) -> Callable[..., jax.Array]:
-    """Build the activations of a layer for the centre views of images.
+    network: AlexNet, mesh: Mesh, side: int, names: Sequence[str]
+) -> Callable[..., dict[str, jax.Array]]:
+    """Build the activations of the centre views of images, in one forward pass.
 
     Args:
         network: the network.
         mesh: `parallel.make_mesh` with one device along 'tower'.
         side: of a view, in pixels.
-        layer: of `AlexNet.weighted`; its activations are those behind its unit.
+        names: of `feature_names`.
 
     Returns:
-        features(params, image uint8 (B, S, S, 3), mean_image (S, S, 3)) → (B, n).
+        features(params, image uint8 (B, S, S, 3), mean_image (S, S, 3)) → {name:
+        float32 (B, H, W, maps) or (B, units)}. The maps, or units, of tower 1 come
+        first, then those of tower 2. Dropout does not halve them.
     """
-    forward = parallel.evaluation_forward(network, mesh, until=layer)
+    known = feature_names(network)
+    # XLA merges what the forward passes have in common (tests/test_inference.py).
+    forward = {
+        name: parallel.evaluation_forward(network, mesh, until=known[name][0])
+        for name in names
+    }
 
-    def features(params, image: jax.Array, mean_image: jax.Array) -> jax.Array:
+    def features(params, image: jax.Array, mean_image: jax.Array):
         margin = (image.shape[1] - side) // 2
         centre = slice(margin, margin + side)
         mean = mean_image[centre, centre]
         pixels = image[:, centre, centre].astype(mean.dtype) - mean
-        return forward(params, pixels).reshape(len(image), -1)
+        found: dict[str, jax.Array] = {}
+        for name in names:
+            x, (_, behind) = forward[name](params, pixels), known[name]
+            rest = network.clone(layers=behind)
+            found[name] = jnp.float32(rest.apply({}, x) if behind else x)
+        return found
 
     return features
 
@@ -154,6 +189,43 @@ def error_rates(
     totals += _on_host(before)
     rates = Sums(*totals).rates()
     return {"images": round(totals[0]), **rates}, unreadable
+
+
+def nearest(
+    queries: np.ndarray,
+    own_rows: Sequence[int],
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+    count: int,
+) -> list[list[tuple[int, float]]]:
+    """The rows at the smallest Euclidean distances (Figure 4, right), block by block.
+
+    The search is exact; one block and the nearest rows so far are in memory.
+
+    Args:
+        queries: float32 (Q, n), activations.
+        own_rows: of the queries in the index, to be left out; −1: not in it.
+        blocks: of the index: rows (B,) and their activations, float32 (B, n).
+        count: rows wanted for each query.
+
+    Returns:
+        (row, distance) for each query, nearest first, equally near ones in the order of
+        the index.
+    """
+    own = np.array(own_rows)[:, None]
+    distances, rows = np.empty((len(queries), 0)), np.empty((len(queries), 0), int)
+    for more, features in blocks:
+        squares = np.stack([np.square(features - q).sum(axis=1) for q in queries])
+        squares = np.where(more == own, np.inf, squares)
+        distances = np.concatenate([distances, squares], axis=1)
+        rows = np.concatenate([rows, np.broadcast_to(more, squares.shape)], axis=1)
+        best = np.argsort(distances, axis=1, kind="stable")[:, :count]
+        distances, rows = (
+            np.take_along_axis(values, best, axis=1) for values in (distances, rows)
+        )
+    return [
+        [(int(r), float(d)) for r, d in zip(*own, strict=True) if np.isfinite(d)]
+        for own in zip(rows, np.sqrt(distances), strict=True)
+    ]
 
 
 def _on_host(sums: Sums) -> np.ndarray:

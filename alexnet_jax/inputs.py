@@ -183,7 +183,10 @@ def surveyed(
         left_out.append(int(i))
     if not left_out:
         return source, statistics
-    say(f"{len(left_out)} images cannot be decoded and are left out: {listed}")
+    say(
+        f"{len(left_out)} images cannot be decoded and are left out: {listed}, such as "
+        f"{why_unreadable(source, left_out[0])}"
+    )
     return View(source, np.delete(np.arange(len(source)), left_out)), statistics
 
 

@@ -1,110 +1,160 @@
-"""App: the likeliest classes of image files, or of folders of them.
+"""App: the likeliest classes of images, their features, or their nearest neighbours.
 
-python -m alexnet_jax.predict --checkpoint=runs/paper cat.jpg holiday/
+python -m alexnet_jax.predict --checkpoint=runs/paper cat.jpg holiday/ 'old/**/*.png'
+python -m alexnet_jax.predict --checkpoint=runs/paper --features=fc7,pool5 \
+    --output=F.npz holiday/
+python -m alexnet_jax.predict --checkpoint=runs/paper --neighbours=holiday/ cat.jpg
 """
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
-from alexnet_jax import cli, device, inference, inputs, parallel, workdir
-from alexnet_jax.data.folders import images_below
-from alexnet_jax.data.images import Record
-from alexnet_jax.data.preprocess import Square
-from alexnet_jax.errors import ImageError, InputError
+from alexnet_jax import bars, cli, device, experiment, inputs, parallel, workdir
+from alexnet_jax.data.folders import Files, files_named, image_files
+from alexnet_jax.errors import InputError
+from alexnet_jax.features import write_features
+from alexnet_jax.inference import likeliest, nearest
+from alexnet_jax.predictor import Predictor
 
-BATCH = 32  # images decoded and classified at once
+
+def load_predictor(
+    folders: Sequence[Path], *, views: int = 10, weights: Sequence[float] = ()
+) -> Predictor:
+    """The networks of work directories, on all of this machine's devices.
+
+    Args:
+        folders: work directories of the networks; the predictions of several are
+            averaged.
+        views: 1, 9 or 10; see `inference.make_probabilities`.
+        weights: of the networks in the average; () counts all the same.
+    """
+    configs = [workdir.read_config(folder) for folder in folders]
+    first, devices = configs[0], jax.device_count()
+    mesh = parallel.make_mesh(devices, 1, first.network.towers, devices)
+    models, classes = workdir.load_ensemble(folders, configs, mesh, views, weights)
+    network = experiment.make_network(first, len(classes))
+    square = inputs.make_square(first)
+    return Predictor(models, network, classes, square, first.augment.crop, mesh)
 
 
 def predict(
     folders: Sequence[Path],
     images: Sequence[str],
     *,
-    views: int = 1,
+    views: int = 10,
     weights: Sequence[float] = (),
     top: int = 5,
     names: str | None = None,
+    progress: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Classify image files, in order.
+    """Classify image files, in order, with few of them in memory.
 
     Args:
-        folders: work directories of the networks; the predictions of several are
-            averaged.
-        images: files, and folders of them.
-        views: 1, 9 or 10; see `inference.make_probabilities`.
-        weights: of the networks in the average; () counts all the same.
+        folders: as for `load_predictor`, as are `views` and `weights`.
+        images: files, folders of them, and patterns such as 'holiday/**/*.jpg'.
+        views: 1, 9 or 10.
+        weights: of the networks.
         top: number of likeliest classes.
         names: a file for `class_names`; None keeps the names of the class folders.
+        progress: shows a bar on stderr.
 
     Yields:
         {'image', 'top': [{'label', 'name', 'probability'}, …]}, or {'image', 'error'}
         for a file that cannot be read.
     """
-    files = list(image_files(images))
-    if not files:
-        raise InputError("no image given; name image files or folders of them")
-    configs = [workdir.read_config(folder) for folder in folders]
-    mesh = parallel.make_mesh(1, 1, configs[0].network.towers, BATCH)
-    models, classes = workdir.load_ensemble(folders, configs, mesh, views, weights)
-    if names:
-        classes = class_names(names, classes)
-
-    square = inputs.make_square(configs[0])
-    rows = min(BATCH, len(files))  # one shape, compiled once
-    for start in range(0, len(files), rows):
-        some = files[start : start + rows]
-        squares = np.zeros((rows, square.size, square.size, 3), np.uint8)
-        errors = [read(file, square, squares[i]) for i, file in enumerate(some)]
-        answers = np.asarray(inference.ensemble(models, jnp.asarray(squares)))
-        for file, error, answer in zip(some, errors, answers, strict=False):
-            if error:
-                yield {"image": file, "error": error}
+    files = files_named(images)
+    predictor = load_predictor(folders, views=views, weights=weights)
+    classes = class_names(names, predictor.classes) if names else predictor.classes
+    for block in predictor.over(files, predictor.predict, progress):
+        found = dict(zip(block.rows.tolist(), block.results, strict=True))
+        for row in sorted([*found, *block.unreadable]):
+            if row in found:
+                yield {
+                    "image": files.names[row],
+                    "top": named(found[row], classes, top),
+                }
             else:
-                yield {"image": file, "top": named(answer, classes, top)}
+                yield unreadable(files, row)
 
 
-def image_files(paths: Sequence[str]) -> Iterator[str]:
-    """The files among the paths, and the images in the folders among them."""
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path
-        elif inside := images_below(Path(path)):
-            yield from (os.path.join(path, file) for file in inside)
+def neighbours(
+    folders: Sequence[Path],
+    images: Sequence[str],
+    among: Sequence[str],
+    *,
+    layer: str | None = None,
+    top: int = 5,
+    progress: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Find the images that a network finds most alike (Figure 4, right).
+
+    Args:
+        folders: the work directory of one network.
+        images: as for `predict`; their activations are all in memory.
+        among: the images to search, in the same form.
+        layer: of `inference.feature_names`, whose activations for the centre views are
+            compared by Euclidean distance; None: the last hidden layer.
+        top: number of neighbours; the image itself is left out.
+        progress: shows a bar on stderr.
+
+    Yields:
+        {'image', 'neighbours': [{'image', 'distance'}, …]}, nearest first, or {'image',
+        'error'} for a file that cannot be read; those of `among` come first.
+    """
+    files, index = files_named(images), files_named(among)
+    predictor = load_predictor(folders, views=1)
+    name = layer or predictor.network.weighted[-2:][0]
+    read = predictor.reader([name])
+
+    def blocks(source: Files, left_out: list[int]) -> Iterator[tuple]:
+        for block in predictor.over(source, read, progress):
+            left_out += block.unreadable
+            features = block.results[name]
+            yield block.rows, features.reshape(len(features), features[:1].size)
+
+    left_out: list[int] = []
+    parts = [features for _, features in blocks(files, left_out)]
+    asked = np.delete(np.arange(len(files)), left_out).tolist()
+    row_of = {os.path.realpath(file): row for row, file in enumerate(index.names)}
+    own = [row_of.get(os.path.realpath(files.names[row]), -1) for row in asked]
+    not_searched: list[int] = []
+    found = []
+    if asked:
+        queries = np.concatenate(parts)
+        found = nearest(queries, own, blocks(index, not_searched), top)
+    yield from (unreadable(index, row) for row in not_searched)
+    nearest_of = dict(zip(asked, found, strict=True))
+    for row, file in enumerate(files.names):
+        if row in nearest_of:
+            alike = [
+                {"image": index.names[i], "distance": d} for i, d in nearest_of[row]
+            ]
+            yield {"image": file, "neighbours": alike}
         else:
-            raise InputError(f"{path}: a folder without images")
+            yield unreadable(files, row)
 
 
-def read(file: str, square: Square, out: np.ndarray) -> str:
-    """Read an image file into `out` (size, size, 3); the reason if it fails."""
-    try:
-        square.pixels(Record(file, Path(file).read_bytes(), 0), out)
-    except OSError as error:
-        return f"{file}: {error.strerror}"
-    except ImageError as error:
-        return str(error)
-    return ""
+def unreadable(files: Files, row: int) -> dict[str, Any]:
+    """The answer for an image that cannot be read."""
+    reason = inputs.why_unreadable(files, row)
+    return {"image": files.names[row], "error": reason or "could not be read before"}
 
 
 def named(p: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
     """The `top` classes of a distribution, likeliest first."""
     return [
         {"label": label, "name": names[label], "probability": float(p[label])}
-        for label in inference.likeliest(p, top)
+        for label in likeliest(p, top)
     ]
-
-
-def readable(answer: dict[str, Any]) -> str:
-    """An answer as a few readable lines."""
-    if "error" in answer:
-        return f"error: {answer['error']}"
-    lines = [f"{c['probability']:8.2%}  {c['name']}" for c in answer["top"]]
-    return "\n".join([answer["image"], *lines])
 
 
 def class_names(path: str, classes: Sequence[str]) -> list[str]:
@@ -124,26 +174,83 @@ def class_names(path: str, classes: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    NETWORKS = cli.define_networks()
-    TOP = flags.DEFINE_integer("top", 5, "Classes to print.", lower_bound=1)
+    NETWORKS = cli.define_networks(views="10")
+    TOP = flags.DEFINE_integer("top", 5, "Classes, or neighbours.", lower_bound=1)
     JSON = flags.DEFINE_bool("json", False, "Print a JSON object an image.")
     NAMES = flags.DEFINE_string("names", None, "Lines: … <tab> class <tab> name.")
+    FEATURES = flags.DEFINE_list(
+        "features", [], "Activations, such as fc7 or conv5,pool5; centre views."
+    )
+    OUTPUT = flags.DEFINE_string("output", None, "F.npz, a new file for --features.")
+    NEIGHBOURS = flags.DEFINE_string(
+        "neighbours", None, "Images to search for the most alike; centre views."
+    )
 
     def main(argv: Sequence[str]) -> int:
-        """Print the classes of every image; status 1 if one could not be read."""
+        """Print an answer for every image; status 1 if one could not be read."""
         device.cache_programs()
         folders, views, weights = NETWORKS()
-        unreadable = False
-        for answer in predict(
-            folders,
-            argv[1:],
-            views=views,
-            weights=weights,
-            top=TOP.value,
-            names=NAMES.value,
-        ):
-            print(json.dumps(answer) if JSON.value else readable(answer), flush=True)
-            unreadable |= "error" in answer
-        return int(unreadable)
+        check_flags()
+        images, progress = list(image_files(argv[1:])), sys.stderr.isatty()
+        if OUTPUT.value:
+            return save(folders, images, progress)
+        if NEIGHBOURS.value:
+            answers = neighbours(
+                folders,
+                images,
+                [NEIGHBOURS.value],
+                layer=next(iter(FEATURES.value), None),
+                top=TOP.value,
+                progress=progress,
+            )
+        else:
+            answers = predict(
+                folders,
+                images,
+                views=views,
+                weights=weights,
+                top=TOP.value,
+                names=NAMES.value,
+                progress=progress and not sys.stdout.isatty(),
+            )
+        readable, failed = bars.layout(images), 0
+        for answer in answers:
+            if JSON.value:
+                print(json.dumps(answer), flush=True)
+            elif "error" in answer:
+                tqdm.write(f"error: {answer['error']}", file=sys.stderr)
+            else:
+                print(readable(answer), flush=True)
+            failed += "error" in answer
+        return int(failed > 0)
+
+    def check_flags() -> None:
+        """Refuse flags that do not go together."""
+        names = ",".join(FEATURES.value)
+        if OUTPUT.value and NEIGHBOURS.value:
+            raise InputError("--output, --neighbours: give one of them")
+        if OUTPUT.value and not names:
+            raise InputError(
+                f"--output={OUTPUT.value}: is for --features; name some, such as "
+                "--features=fc7"
+            )
+        if names and not (OUTPUT.value or NEIGHBOURS.value):
+            raise InputError(
+                f"--features={names}: give --output=F.npz, a new file for them, or "
+                "--neighbours=FOLDER, images to compare by them"
+            )
+        if NEIGHBOURS.value and len(FEATURES.value) > 1:
+            raise InputError(f"--features={names}: --neighbours compares one of them")
+        if (OUTPUT.value or NEIGHBOURS.value) and flags.FLAGS["views"].present:
+            raise InputError("--views: features are those of the centre view; omit it")
+
+    def save(folders: Sequence[Path], images: Sequence[str], progress: bool) -> int:
+        """Write the features of the images."""
+        path, files = Path(OUTPUT.value or ""), files_named(images)
+        predictor = load_predictor(folders, views=1)
+        left_out = write_features(predictor, files, FEATURES.value, path, progress)
+        for row in left_out:
+            print(f"error: {unreadable(files, row)['error']}", file=sys.stderr)
+        return int(len(left_out) > 0)
 
     cli.run(main)

@@ -11,7 +11,16 @@ from small import SIDE, mean_image, quick_jit, small_network, small_params
 
 from alexnet_jax.data.loader import evaluation_batches
 from alexnet_jax.data.preprocess import Square
-from alexnet_jax.inference import Model, ensemble, error_rates, make_probabilities
+from alexnet_jax.inference import (
+    Model,
+    ensemble,
+    error_rates,
+    feature_names,
+    make_features,
+    make_probabilities,
+    nearest,
+)
+from alexnet_jax.network.alexnet import FIGURE_2, AlexNet
 from alexnet_jax.parallel import make_mesh
 
 MARGIN = 8
@@ -193,3 +202,124 @@ def test_a_probability_of_zero_counts_as_the_least_of_float32():
     rates, _ = error_rates([model(answers)], batches(Seven(), 8), MESH)
     assert rates["loss"] == pytest.approx(126 * math.log(2) / 7, rel=1e-6)
     assert rates["top1_error"] == pytest.approx(1 / 7)
+
+
+# --- features ------------------------------------------------------------------------
+
+ORDER_OF_2012 = ("conv1", "normalise", "pool", "relu", *FIGURE_2[4:])
+
+
+def test_layers_and_pools_have_names():
+    names = feature_names(AlexNet())
+    assert list(names) == [
+        *("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"),
+        *("fc6", "fc7", "fc8"),
+    ]
+    assert names["conv1"] == ("conv1", ())  # the unit included
+    assert names["pool1"] == ("conv1", ("normalise", "pool"))
+    assert names["pool5"] == ("conv5", ("pool",))
+    # In 2012 the unit of conv1 stood behind its pooling.
+    names = feature_names(AlexNet(layers=ORDER_OF_2012))
+    assert names["pool1"] == ("conv1", ("normalise", "pool", "relu"))
+
+
+@pytest.mark.parametrize("layers", [FIGURE_2, ORDER_OF_2012])
+def test_features_are_those_of_an_independent_network(layers):
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional
+
+    network = small_network(layers=layers)
+    params, mean = small_params(network), mean_image(MARGIN)
+    rng = np.random.default_rng(8)
+    images = rng.integers(0, 256, (2, SIDE + MARGIN, SIDE + MARGIN, 3)).astype(np.uint8)
+    names = ["fc8", "conv1", "pool1", "pool5", "fc6", "fc7"]
+    found = quick_jit(make_features(network, MESH, SIDE, names))(params, images, mean)
+    assert set(found) == set(names)
+
+    pixels = view(images, mean, (4, 4, False), "centre")
+    kernel = torch.tensor(np.asarray(params["conv1"]["kernel"])).permute(3, 2, 0, 1)
+    # The grid overhangs the image by the rows that it lacks.
+    spare = -(SIDE - 11) % 4
+    x = functional.pad(torch.tensor(pixels).permute(0, 3, 1, 2), (0, spare, 0, spare))
+    maps = functional.conv2d(
+        x, kernel, torch.tensor(np.asarray(params["conv1"]["bias"])), 4
+    )
+
+    def normalised(x):  # a tower has half of the maps
+        halves = x.chunk(2, dim=1)
+        depth = network.response_depth
+        alpha = network.response_alpha * depth  # PyTorch divides by it
+        return torch.cat(
+            [
+                functional.local_response_norm(h, depth, alpha, 0.75, 2.0)
+                for h in halves
+            ],
+            1,
+        )
+
+    conv1 = maps.relu() if layers is FIGURE_2 else maps
+    pool1 = functional.max_pool2d(normalised(conv1), 3, 2, ceil_mode=True).relu()
+    for name, expected in (("conv1", conv1), ("pool1", pool1)):
+        ours = found[name].transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+    def connected(layer: str, x: np.ndarray) -> np.ndarray:
+        own = {kind: np.asarray(array) for kind, array in params[layer].items()}
+        return x.reshape(2, -1) @ own["kernel"] + own["bias"]
+
+    fc6 = np.maximum(connected("fc6", found["pool5"]), 0)  # both towers' maps
+    np.testing.assert_allclose(found["fc6"], fc6, rtol=1e-4, atol=1e-4)
+    fc8 = connected("fc8", found["fc7"] / 2)  # fc7 is not halved yet
+    np.testing.assert_allclose(found["fc8"], fc8, rtol=1e-4, atol=1e-4)
+
+
+def test_several_features_are_one_forward_pass():
+    network = small_network()
+    params, mean = small_params(network), mean_image(MARGIN)
+    images = np.zeros((1, SIDE + MARGIN, SIDE + MARGIN, 3), np.uint8)
+
+    def operations(names) -> float:
+        features = quick_jit(make_features(network, MESH, SIDE, names))
+        cost = features.lower(params, images, mean).compile().cost_analysis()
+        return cost["flops"]
+
+    whole = operations(["fc8"])
+    every = operations(["fc8", "fc6", "pool5", "conv1"])
+    assert every == pytest.approx(whole, rel=0.01)
+    assert operations(["conv1"]) < 0.9 * whole
+
+
+def blocks(features: np.ndarray, size: int):
+    for start in range(0, len(features), size):
+        rows = np.arange(start, min(start + size, len(features)))
+        yield rows, features[rows]
+
+
+@pytest.mark.parametrize("size", [1, 7, 200])
+def test_neighbours_are_those_of_all_distances(size):
+    features = np.random.default_rng(0).normal(size=(150, 12)).astype(np.float32)
+    features[[40, 90]] = features[3]  # planted duplicates of a query
+    features[100] = features[3] + 1e-3
+    rows = [3, 17, 149]
+    found = nearest(features[rows], rows, blocks(features, size), count=6)
+    exact = features.astype(np.float64)
+    for row, own in zip(rows, found, strict=True):
+        distances = np.linalg.norm(exact - exact[row], axis=1)
+        order = [i for i in np.argsort(distances, kind="stable") if i != row]
+        assert [i for i, _ in own] == order[:6]
+        assert [d for _, d in own] == pytest.approx(distances[order[:6]], abs=1e-6)
+    assert [i for i, _ in found[0][:3]] == [40, 90, 100]
+
+
+def test_a_query_from_another_split_is_not_left_out():
+    features = np.eye(8, dtype=np.float32)
+    assert nearest(features[[2]], [-1], blocks(features, 3), count=1) == [[(2, 0.0)]]
+    (found,) = nearest(features[[2]], [2], blocks(features, 3), count=1)
+    assert found == [(0, pytest.approx(2**0.5))]
+
+
+def test_a_small_index_has_fewer_neighbours():
+    features = np.arange(4, dtype=np.float32)[:, None]
+    expected = [[(0, 1.0), (2, 1.0), (3, 2.0)]]
+    assert nearest(features[[1]], [1], blocks(features, 4), count=6) == expected
+    assert nearest(features[[1]], [1], blocks(features[:0], 4), count=6) == [[]]

@@ -3,6 +3,8 @@
 python -m alexnet_jax.benchmark step --config=configs/paper.py
 python -m alexnet_jax.benchmark input --config=configs/paper.py \
     --config.dataset.source=records --config.dataset.train=prepared
+python -m alexnet_jax.benchmark predict --config=configs/paper.py \
+    --config.dataset.train=DIR
 python -m alexnet_jax.benchmark collectives --config=configs/paper.py \
     --config.mesh.data=128 --config.mesh.tower=2 --config.batch_size=32768
 
@@ -16,18 +18,22 @@ from absl import flags
 
 from alexnet_jax import cli, device
 from alexnet_jax import config as paper
-from alexnet_jax.benchmark import collectives, input, step
+from alexnet_jax.benchmark import collectives, input, predict, step
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import one_of
 
 if __name__ == "__main__":
     CONFIG = cli.define_config(paper.__file__)
     SECONDS = flags.DEFINE_float(
-        "seconds", 5.0, "Of each side of input, in each round.", lower_bound=0.01
+        "seconds",
+        5.0,
+        "Of each side of input or predict, in a round.",
+        lower_bound=0.01,
     )
     MEASUREMENTS = {
         "step": step.measure,
         "input": lambda config: input.measure(config, SECONDS.value),
+        "predict": lambda config: predict.measure(config, SECONDS.value),
         "collectives": collectives.measure,
     }
 

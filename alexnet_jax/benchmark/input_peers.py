@@ -86,7 +86,8 @@ class Crops:
         y, x = torch.randint(self.side - self.crop + 1, (2,)).tolist()
         cropped = square[y : y + self.crop, x : x + self.crop]
         crop = torch.from_numpy(cropped.copy())  # read-only memory is warned of
-        crop = crop.flip(1) if torch.rand(()) < 0.5 else crop
+        if self.crop < self.side and torch.rand(()) < 0.5:  # in training
+            crop = crop.flip(1)
         return {"image": crop, "colour_offset": torch.randn(3), "label": 0}
 
 
@@ -99,7 +100,7 @@ def torch_batches(
         sample: the images.
         file: where to write them.
         side: of the squares that are cropped, in pixels.
-        crop: side of the crops, in pixels.
+        crop: side of the crops, in pixels; as large as the squares: no reflections.
         batch_size: images in a batch.
         workers: processes.
     """

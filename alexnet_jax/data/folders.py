@@ -1,19 +1,22 @@
 """Images in one folder a class, on disk or in a plain tar."""
 
+import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_jax.data.ilsvrc import by_number, official_classes, official_order
 from alexnet_jax.data.images import Record
+from alexnet_jax.data.preprocess import HEIC
 from alexnet_jax.data.tars import Member, TarImages, walk
 from alexnet_jax.errors import ImageError, InputError
 
 SUFFIXES = frozenset((
-    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg",
+    ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg",
     ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+    *HEIC,  # listed, so that each is named as unreadable rather than skipped
 ))  # fmt: skip
 WANTED = "give a folder of class folders or a plain tar of one"
 FILL = "put images into it or remove it"
@@ -112,7 +115,8 @@ def _shown(name: str) -> bool:
     return not name.startswith(".")
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file that is not hidden has the ending of an image."""
     return _shown(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -136,8 +140,47 @@ def images_below(top: Path) -> list[str]:
             if _shown(name) and is_new(os.path.join(folder, name))
         ]
         here = os.path.relpath(folder, top)
-        found += [os.path.normpath(f"{here}/{f}") for f in files if _is_image(f)]
+        found += [os.path.normpath(f"{here}/{f}") for f in files if is_image(f)]
     return sorted(found)
+
+
+def files_named(paths: Sequence[str]) -> Files:
+    """The images of `image_files`, all with label 0."""
+    names = list(image_files(paths))
+    if not names:
+        raise InputError(
+            "no image given; name image files, folders of them, or patterns such as "
+            "'holiday/**/*.jpg'"
+        )
+    return Files("", (), names, [0] * len(names))
+
+
+def image_files(paths: Sequence[str]) -> Iterator[str]:
+    """The files among the paths, and the images in folders and behind patterns."""
+    for given in paths:
+        path = os.path.expanduser(given)
+        if os.path.isdir(path):
+            inside = _images_in(path)
+            if not inside:
+                raise InputError(f"{given}: a folder without images")
+            yield from inside
+        elif not os.path.lexists(path) and glob.has_magic(path):
+            found = sorted(glob.glob(path, recursive=True))
+            images = [
+                file
+                for match in found
+                for file in (_images_in(match) if os.path.isdir(match) else [match])
+                if is_image(os.path.basename(file))
+            ]
+            if not images:
+                raise InputError(f"{given}: matches no images")
+            yield from dict.fromkeys(images)  # '**' matches a folder and what is in it
+        else:
+            yield path
+
+
+def _images_in(folder: str) -> list[str]:
+    return [os.path.join(folder, file) for file in images_below(Path(folder))]
 
 
 class ClassTar(TarImages):
@@ -181,11 +224,11 @@ def _images_and_folders(
         folder, name = os.path.split(whole)
         if info.isdir():
             folders.add(whole)
-        elif _is_image(name) and not info.isreg():
+        elif is_image(name) and not info.isreg():
             raise InputError(
                 f"{given}: {info.name!r} is a link; give a tar of plain files "
                 "(tar --dereference --hard-dereference)"
             )
-        elif _is_image(name):
+        elif is_image(name):
             images.append((folder, Member.of(whole, path, info)))
     return sorted(images), folders

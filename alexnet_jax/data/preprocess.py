@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from alexnet_jax.data.images import StoredImage, StoredPixels
 from alexnet_jax.errors import ImageError
 
+HEIC = (".heic", ".heif", ".hif")  # endings; Pillow decodes it only with a plug-in
+
 
 @dataclass(frozen=True)
 class Square:
@@ -95,6 +97,8 @@ def decode(
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         # Old work directories hold these words (unreadable.txt) and compare them.
         reason = "not a known picture format" if data else "the file is empty"
+        if data and name.lower().endswith(HEIC):
+            reason = "HEIC is not supported; convert it to JPEG"
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from None

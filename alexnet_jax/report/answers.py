@@ -26,15 +26,6 @@ def figure_4_left(
         classes: names in label order.
     """
     top = [likeliest(p, TOP) for p in predictions]
-    panels = [
-        Panel(
-            f"An image of class {classes[example.label]}; predicted: "
-            + ", ".join(f"{classes[label]} {p[label]:.0%}" for label in own),
-            *(2.35, 2.25 + 0.26 * len(own)),
-            partial(_draw, example, p, own, classes),
-        )
-        for example, p, own in zip(examples, predictions, top, strict=True)
-    ]
     labels = [example.label for example in examples]
     first = sum(own[0] == label for own, label in zip(top, labels, strict=True))
     among = sum(label in own for own, label in zip(top, labels, strict=True))
@@ -48,7 +39,24 @@ def figure_4_left(
         f"for {among}."
     )
     title = "Figure 4, left: what the network answers"
-    return Figure("answers", title, caption, panels, columns=4)
+    shown = panels(examples, predictions, classes)
+    return Figure("answers", title, caption, shown, columns=4)
+
+
+def panels(
+    examples: Sequence[Example], predictions: np.ndarray, classes: Sequence[str]
+) -> list[Panel]:
+    """Those of `figure_4_left`."""
+    top = [likeliest(p, TOP) for p in predictions]
+    return [
+        Panel(
+            f"An image of class {classes[example.label]}; predicted: "
+            + ", ".join(f"{classes[label]} {p[label]:.0%}" for label in own),
+            *(2.35, 2.25 + 0.26 * len(own)),
+            partial(_draw, example, p, own, classes),
+        )
+        for example, p, own in zip(examples, predictions, top, strict=True)
+    ]
 
 
 def _draw(

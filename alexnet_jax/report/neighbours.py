@@ -1,9 +1,8 @@
 """Figure 4, right: images with the nearest activations in the last hidden layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 from matplotlib.figure import FigureBase
 
 from alexnet_jax.report import themes
@@ -12,40 +11,6 @@ from alexnet_jax.report.images import Example
 from alexnet_jax.report.themes import Panel, Theme, shortened
 
 NEIGHBOURS = 6  # of each query, as in the paper
-
-
-def nearest(
-    queries: np.ndarray,
-    own_rows: Sequence[int],
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
-    count: int = NEIGHBOURS,
-) -> list[list[int]]:
-    """The rows with the smallest Euclidean distances: an exact search, block by block.
-
-    Only one block and the nearest rows so far are in memory.
-
-    Args:
-        queries: float32 (Q, n), activations.
-        own_rows: of the queries in the index, to be left out; −1: not in it.
-        blocks: of the index: rows (B,) and their activations, float32 (B, n).
-        count: rows wanted for each query.
-
-    Returns:
-        Rows for each query, nearest first, equally near ones in the order of the index.
-    """
-    own = np.array(own_rows)[:, None]
-    distances, rows = np.empty((len(queries), 0)), np.empty((len(queries), 0), int)
-    for more, features in blocks:
-        squares = np.stack([np.square(features - q).sum(axis=1) for q in queries])
-        squares = np.where(more == own, np.inf, squares)
-        distances = np.concatenate([distances, squares], axis=1)
-        rows = np.concatenate([rows, np.broadcast_to(more, squares.shape)], axis=1)
-        best = np.argsort(distances, axis=1, kind="stable")[:, :count]
-        distances, rows = (
-            np.take_along_axis(values, best, axis=1) for values in (distances, rows)
-        )
-    pairs = zip(rows, np.isfinite(distances), strict=True)
-    return [found[there].tolist() for found, there in pairs]
 
 
 def figure_4_right(

@@ -2,28 +2,31 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from alexnet_jax import device, experiment, inputs, workdir
 from alexnet_jax.checkpoint import newest_step
 from alexnet_jax.data.files import replaced
 from alexnet_jax.data.images import Source
 from alexnet_jax.errors import InputError
+from alexnet_jax.inference import nearest
 from alexnet_jax.metrics import read_metrics
-from alexnet_jax.report import answers, curves, kernels, neighbours
+from alexnet_jax.report import answers, curves, kernels, mistakes, neighbours
 from alexnet_jax.report.document import Figure, document
 from alexnet_jax.report.head import head, title_of
 from alexnet_jax.report.images import choose, decoded
 from alexnet_jax.report.kernels import FirstLayer
+from alexnet_jax.report.mistakes import Outcomes
 from alexnet_jax.report.run import Run, names_of, printable, training_images
 from alexnet_jax.report.trained import Trained
 
 EXAMPLES, QUERIES = 8, 5  # images of Figure 4, as in the paper
-FIGURES = ("curves", "figure1", "kernels", "answers", "neighbours")
+FIGURES = (
+    *("curves", "figure1", "kernels", "answers", "classes", "mistakes", "neighbours"),
+)
 
 
 def make_report(
@@ -96,7 +99,8 @@ def load(run: Run) -> Trained:
         if step == newest(run.folder):
             if problem:
                 raise problem
-            return Trained.of(run.config, len(run.classes), mesh, model, step)
+            square = inputs.make_square(run.config)
+            return Trained.of(run.config, run.classes, mesh, model, step, square)
     raise InputError("it has no checkpoint yet")
 
 
@@ -117,12 +121,13 @@ def figures_of(
         except InputError as error:
             missing.append(f"{run.name}: no kernels, answers and neighbours: {error}")
             continue
-        if trained.network.weighted[0].startswith("conv"):  # as in all of the paper
-            towers = np.split(trained.first_layer(), trained.network.towers, axis=-1)
+        network = trained.predictor.network
+        if network.weighted[0].startswith("conv"):  # as in all of the paper
+            towers = np.split(trained.first_layer(), network.towers, axis=-1)
             layers.append(FirstLayer(run.name, trained.step, towers))
         try:
             if run is runs[0]:
-                for figure in figure_4(run, trained, index):
+                for figure in figures_of_images(run, trained, index):
                     of_images.append(figure)
         except InputError as error:
             missing.append(f"{run.name}: Figure 4 is not complete: {error}")
@@ -131,43 +136,48 @@ def figures_of(
     return figures + of_images, list(map(printable, missing))
 
 
-def figure_4(run: Run, trained: Trained, index: str) -> Iterator[Figure]:
-    """Both halves of Figure 4, from the run's own images."""
-    square, classes = inputs.make_square(run.config), list(map(printable, run.classes))
+def figures_of_images(run: Run, trained: Trained, index: str) -> Iterator[Figure]:
+    """Both halves of Figure 4 and the mistakes, from the run's own images."""
+    predictor, classes = trained.predictor, list(map(printable, run.classes))
     validation = inputs.open_images(run.config, "validation", run.classes)
-    examples = choose(validation, square, EXAMPLES, stream=0)
-    predictions = trained.predictions(np.stack([e.pixels for e in examples]))
+    examples = choose(validation, predictor.square, EXAMPLES, stream=0)
+    predictions = predictor.probabilities(np.stack([e.pixels for e in examples]))
     yield answers.figure_4_left(examples, predictions, classes)
+
+    queries = choose(validation, predictor.square, QUERIES, stream=1)
+    asked = trained.activations(np.stack([query.pixels for query in queries]))
+    seen: list[Outcomes] = []
+
+    def blocks(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for block, hidden, p in trained.over(source):
+            seen.append(Outcomes.of(block.rows, block.labels, p))
+            yield block.rows, hidden
+
+    # One pass over the validation images, for their neighbours and the mistakes.
+    own = [query.row for query in queries]
+    found = nearest(asked, own, blocks(validation), neighbours.NEIGHBOURS)
+    outcomes = Outcomes.joined(seen)
+    yield mistakes.by_class(outcomes, classes)
+    if rows := outcomes.worst(EXAMPLES):
+        wrong = [decoded(validation, predictor.square, row) for row in rows]
+        p = trained.centre_view(np.stack([example.pixels for example in wrong]))
+        yield mistakes.worst(wrong, p, classes)
     if not trained.layer:
         return
     searched, kind = validation, "validation images"
     if index == "train":
-        searched = inputs.open_images(run.config, "train", run.classes)
-        kind = "training images"
-    queries = choose(validation, square, QUERIES, stream=1)
-    own = [query.row if searched is validation else -1 for query in queries]
-    asked = trained.activations(np.stack([query.pixels for query in queries]))
-    found = neighbours.nearest(asked, own, activations(run, trained, searched))
+        searched, kind = (
+            inputs.open_images(run.config, "train", run.classes),
+            "training images",
+        )
+        found = nearest(asked, [-1] * len(own), blocks(searched), neighbours.NEIGHBOURS)
     yield neighbours.figure_4_right(
         queries,
-        [[decoded(searched, square, row) for row in rows] for rows in found],
+        [[decoded(searched, predictor.square, i) for i, _ in rows] for rows in found],
         classes,
         layer=f"the {asked.shape[1]:,} activations of {trained.layer}",
         index=f"all {len(searched):,} {kind}",
     )
-
-
-def activations(
-    run: Run, trained: Trained, source: Source
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of a whole split and their activations, a batch at a time."""
-    batches = inputs.evaluation_input(run.config, source, (0, 1), allow_unreadable=True)
-    start, total = 0, -(-len(source) // run.config.batch_size)
-    with closing(batches):
-        for batch in tqdm(batches, "activations", total, unit=" batches", delay=5):
-            there = np.flatnonzero(batch["weight"])
-            yield start + there, trained.activations(batch["image"])[there]
-            start += len(batch["weight"])
 
 
 def write(files: dict[str, bytes], destination: Path) -> None:

@@ -1,43 +1,9 @@
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
 from alexnet_jax.report.images import Example
-from alexnet_jax.report.neighbours import figure_4_right, nearest
+from alexnet_jax.report.neighbours import figure_4_right
 from alexnet_jax.report.themes import LIGHT
-
-
-def blocks(features: np.ndarray, size: int):
-    for start in range(0, len(features), size):
-        rows = np.arange(start, min(start + size, len(features)))
-        yield rows, features[rows]
-
-
-@pytest.mark.parametrize("size", [1, 7, 200])
-def test_neighbours_are_those_of_all_distances(size):
-    features = np.random.default_rng(0).normal(size=(150, 12)).astype(np.float32)
-    features[[40, 90]] = features[3]  # planted duplicates of a query
-    features[100] = features[3] + 1e-3
-    rows = [3, 17, 149]
-    found = nearest(features[rows], rows, blocks(features, size))
-    exact = features.astype(np.float64)
-    for row, own in zip(rows, found, strict=True):
-        distances = np.linalg.norm(exact - exact[row], axis=1)
-        order = [i for i in np.argsort(distances, kind="stable") if i != row]
-        assert own == order[:6]
-    assert found[0][:3] == [40, 90, 100]
-
-
-def test_a_query_from_another_split_is_not_left_out():
-    features = np.eye(8, dtype=np.float32)
-    assert nearest(features[[2]], [-1], blocks(features, 3), count=1) == [[2]]
-    assert nearest(features[[2]], [2], blocks(features, 3), count=1) == [[0]]
-
-
-def test_a_small_index_has_fewer_neighbours():
-    features = np.arange(4, dtype=np.float32)[:, None]
-    assert nearest(features[[1]], [1], blocks(features, 4)) == [[0, 2, 3]]
-    assert nearest(features[[1]], [1], blocks(features[:0], 4)) == [[]]
 
 
 def test_figure_4_counts_and_frames_the_neighbours_of_the_querys_class():

@@ -34,7 +34,7 @@ from alexnet_jax.report.images import Example
 from alexnet_jax.report.page import make_report
 from alexnet_jax.report.themes import DARK, LIGHT
 
-ALL = ("curves", "kernels", "answers", "neighbours")
+ALL = ("curves", "kernels", "answers", "classes", "mistakes", "neighbours")
 VOID = {"meta", "img", "source", "br", "wbr"}
 
 
@@ -113,7 +113,7 @@ def test_every_figure_is_there_in_both_themes_and_as_a_file():
     parsed = Parsed(file)
     for name, theme in (("dark", DARK), ("light", LIGHT)):
         own = [image for which, _, image in parsed.pictures if which == name]
-        assert len(own) == 2 + 2 + 8 + 5
+        assert len(own) == 2 + 2 + 8 + 2 + 8 + 5
         paper = (255 * np.array(to_rgb(theme.paper))).round().tolist()
         assert all(list(image.getpixel((0, 0))[:3]) == paper for image in own)
     described = [alt for _, alt, _ in parsed.pictures]
@@ -145,14 +145,15 @@ def test_figures_are_those_of_the_network():
     assert "after step 24" in text
 
 
-def test_activations_are_those_of_the_network_in_batches():
+def test_the_validation_images_are_answered_by_the_network():
     (run,) = page.read_runs([finished_run()])
     trained = page.load(run)
-    source = Generated(40, 72, 0, "validation")  # two batches of 16 and one of 8
-    rows, features = map(
-        np.concatenate, zip(*page.activations(run, trained, source), strict=True)
-    )
+    source = Generated(40, 72, 0, "validation")
+    blocks, hidden, p = zip(*trained.over(source), strict=True)
+    rows = np.concatenate([block.rows for block in blocks])
     np.testing.assert_array_equal(rows, np.arange(40))
+    labels = np.concatenate([block.labels for block in blocks])
+    np.testing.assert_array_equal(labels, [source[i][2] for i in range(40)])
 
     # The plain statement of it: centre crop, less the mean, up to the unit of fc7.
     params = {}
@@ -160,17 +161,27 @@ def test_activations_are_those_of_the_network_in_batches():
         layer, kind = name.split(".")
         params.setdefault(layer, {})[kind] = weight
     mean = np.load(finished_run() / "statistics.npz")["mean_image"]
-    squares = np.stack([source[i][1] for i in range(40)]).astype(np.float32)
+    squares = np.stack([source[i][1] for i in range(40)])
     network = experiment.make_network(tiny_config(), 10)
     centre = (squares - mean)[:, 4:68, 4:68]
     expected = network.apply({"params": params}, centre, until="fc7")
     assert expected.shape == (40, 16)
     assert (expected >= 0).all()
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(hidden), expected, rtol=1e-4, atol=1e-5)
+    logits = expected / 2 @ params["fc8"]["kernel"] + params["fc8"]["bias"]
+    powers = np.exp(np.float64(logits))
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.concatenate(p), expected, rtol=1e-4)
+    some = squares[3:8]
+    np.testing.assert_allclose(trained.centre_view(some), expected[3:8], rtol=1e-4)
 
-    damaged = page.activations(run, trained, Numbered(20, unreadable=5))
-    rows = np.concatenate([rows for rows, _ in damaged])
+    damaged = trained.over(Numbered(20, unreadable=5))
+    rows = np.concatenate([block.rows for block, *_ in damaged])
     assert rows.tolist() == [i for i in range(20) if i != 5]
+    # The errors of the page are those that evaluate finds.
+    error = np.mean(expected.argmax(axis=1) != labels)
+    text = Parsed(report_of_finished_run()).text
+    assert f"{round(40 * error)} ({error:.1%})" in text
 
 
 def test_names_from_outside_are_text(tmp_path):
@@ -287,6 +298,7 @@ def test_training_images_that_are_gone_leave_the_answers(tmp_path, capsys):
     text = Parsed(make_report([folder], index="train")).text
     assert "Figure 4 is not complete: dataset.train='all'" in capsys.readouterr().err
     assert "Figure 4, left" in text
+    assert "Errors by class" in text
     assert "Figure 4, right" not in text
 
 
