@@ -134,6 +134,7 @@ def surveyed(
         if done:
             statistics = Statistics.load(done)
         else:
+            say(f"reading {len(source):,} images once, for {kept.name}")
             statistics, unreadable = survey(source, make_square(config), progress=True)
         write_lines(listed, (f"{i}\t{why}" for i, why in unreadable))
         statistics.save(kept)

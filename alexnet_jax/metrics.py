@@ -1,6 +1,7 @@
 """Sums over examples, the error rates made of them, and metrics.jsonl."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def score(log_probs: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
         top1=jnp.sum(real & (rank >= 1), dtype=own.dtype),
         top5=jnp.sum(real & (rank >= 5), dtype=own.dtype),
     )
+
+
+def errors_in_words(rates: Mapping[str, float], classes: int) -> list[str]:
+    """Error rates in words; the top-5 error of five classes or fewer is always 0."""
+    words = [f"top-1 error {rates['top1_error']:.2%}"]
+    if classes > 5:
+        words.append(f"top-5 error {rates['top5_error']:.2%}")
+    return words
 
 
 class MetricsFile:

@@ -30,6 +30,7 @@ def predict(
     weights: Sequence[float] = (),
     top: int = 5,
     names: str | None = None,
+    best: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Classify image files, in order.
 
@@ -41,6 +42,7 @@ def predict(
         weights: of the networks in the average; () counts all the same.
         top: number of likeliest classes.
         names: a file for `class_names`; None keeps the names of the class folders.
+        best: take the checkpoints of least validation error, not the newest.
 
     Yields:
         {'image', 'top': [{'label', 'name', 'probability'}, …]}, or {'image', 'error'}
@@ -51,7 +53,9 @@ def predict(
         raise InputError("no image given; name image files or folders of them")
     configs = [workdir.read_config(folder) for folder in folders]
     mesh = parallel.make_mesh(1, 1, configs[0].network.towers, BATCH)
-    models, classes = workdir.load_ensemble(folders, configs, mesh, views, weights)
+    models, classes = workdir.load_ensemble(
+        folders, configs, mesh, views, weights, best
+    )
     if names:
         classes = class_names(names, classes)
 
@@ -132,7 +136,7 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> int:
         """Print the classes of every image; status 1 if one could not be read."""
         device.cache_programs()
-        folders, views, weights = NETWORKS()
+        folders, views, weights, best = NETWORKS()
         unreadable = False
         for answer in predict(
             folders,
@@ -141,6 +145,7 @@ if __name__ == "__main__":
             weights=weights,
             top=TOP.value,
             names=NAMES.value,
+            best=best,
         ):
             print(json.dumps(answer) if JSON.value else readable(answer), flush=True)
             unreadable |= "error" in answer

@@ -164,7 +164,10 @@ def activations(
     batches = inputs.evaluation_input(run.config, source, (0, 1), allow_unreadable=True)
     start, total = 0, -(-len(source) // run.config.batch_size)
     with closing(batches):
-        for batch in tqdm(batches, "activations", total, unit=" batches", delay=5):
+        bar = tqdm(
+            batches, "activations", total, unit=" batches", delay=5, disable=None
+        )
+        for batch in bar:
             there = np.flatnonzero(batch["weight"])
             yield start + there, trained.activations(batch["image"])[there]
             start += len(batch["weight"])
