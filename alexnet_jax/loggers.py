@@ -6,23 +6,14 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from alexnet_jax.cli import say
 from alexnet_jax.errors import InputError
+from alexnet_jax.metrics import Logger
 
 SECONDS = 20  # to wait for the server of Weights & Biases at a start
 LAST_SECONDS = 60  # for it to take the rest at the end
-
-
-class Logger(Protocol):
-    """Takes lines, as `metrics.MetricsFile`."""
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Take one line, with its step."""
-
-    def close(self) -> None:
-        """Take no more."""
 
 
 def require_loggers(names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -71,7 +71,17 @@ def errors_in_words(rates: Mapping[str, float], classes: int) -> list[str]:
     return words
 
 
-class MetricsFile:
+class Logger(Protocol):
+    """Takes the lines of a training."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Take one line, with its step."""
+
+    def close(self) -> None:
+        """Take no more."""
+
+
+class MetricsFile(Logger):
     """metrics.jsonl: one JSON object a line, each with its step."""
 
     def __init__(self, path: Path, resumed_step: int):

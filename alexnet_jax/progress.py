@@ -11,7 +11,7 @@ import jax
 
 from alexnet_jax.cli import say
 from alexnet_jax.errors import InputError
-from alexnet_jax.loggers import Logger
+from alexnet_jax.metrics import Logger
 
 FIRST_TRACED, LAST_TRACED = 10, 15  # steps after a start, when all is compiled
 

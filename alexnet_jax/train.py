@@ -25,8 +25,8 @@ from alexnet_jax.device import float64, product_flops
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.feed import CachedTransfer, Feed
 from alexnet_jax.inference import Model
-from alexnet_jax.loggers import Logger, open_loggers, require_loggers
-from alexnet_jax.metrics import MetricsFile
+from alexnet_jax.loggers import open_loggers, require_loggers
+from alexnet_jax.metrics import Logger, MetricsFile
 from alexnet_jax.network.shapes import training_flop
 from alexnet_jax.optimizer import Plateau, Rates
 from alexnet_jax.progress import Clock, Progress, Trace
