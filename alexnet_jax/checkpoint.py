@@ -4,6 +4,7 @@ The data position is the step itself: batch s of the training stream is a functi
 the seed and s (`data.loader`), so nothing else needs to be kept.
 """
 
+import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,11 @@ def holds_any(directory: Path) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints/ of a work directory."""
+    """The checkpoints/ of a work directory.
+
+    Attributes:
+        best_error: the least validation error of one; infinity where none has any.
+    """
 
     def __init__(self, directory: Path, keep: int | None = None, best: bool = False):
         """Open W/checkpoints.
@@ -54,6 +59,7 @@ class Checkpoints:
                 f"{directory}: no such folder; give a work directory in which "
                 "alexnet_jax.main has saved a checkpoint"
             )
+        _require_metrics(directory)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             # Separate items, so that evaluation reads a third of the bytes.
@@ -80,17 +86,15 @@ class Checkpoints:
                 cleanup_tmp_directories=keep is not None,  # a kill left them
             ),
         )
+        best = self._manager.best_step()
+        self.best_error = (
+            math.inf if best is None else self._manager.metrics(best)[ERROR]
+        )
 
     @property
     def newest(self) -> int | None:
         """Steps done in the newest complete checkpoint, None where there is none."""
         return self._manager.latest_step()
-
-    @property
-    def best_error(self) -> float:
-        """The least validation error of a checkpoint, infinity where none has one."""
-        best = self._manager.best_step()
-        return math.inf if best is None else self._manager.metrics(best)[ERROR]
 
     @property
     def _chosen(self) -> int | None:
@@ -125,6 +129,7 @@ class Checkpoints:
             ),
             metrics={ERROR: error},
         )
+        self.best_error = min(error, self.best_error)
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
         """Read the checkpoint onto the devices that `like` names.
@@ -191,8 +196,7 @@ class Checkpoints:
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             raise InputError(
-                f"{self._directory / str(self._chosen)}: a damaged checkpoint "
-                f"({reason}); move this folder away to use the one before it"
+                _damaged(self._directory / str(self._chosen), reason)
             ) from error
 
     def _check_shapes(self, like: Any) -> None:
@@ -208,6 +212,22 @@ class Checkpoints:
         """Wait until saves in progress are written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _require_metrics(directory: Path) -> None:
+    """Check the files that Orbax reads of all checkpoints without naming one."""
+    for file in directory.glob("[0-9]*/metrics/metrics"):
+        try:
+            float(json.loads(file.read_bytes())[ERROR])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(_damaged(file.parents[1], str(error))) from None
+
+
+def _damaged(folder: Path, reason: str) -> str:
+    return (
+        f"{folder}: a damaged checkpoint ({reason}); move this folder away to use the "
+        "one before it"
+    )
 
 
 def _validation_error(metrics: dict[str, float]) -> float:

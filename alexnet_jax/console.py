@@ -6,10 +6,12 @@ week has some hundred lines. metrics.jsonl has all of them.
 """
 
 import math
+import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -59,18 +61,20 @@ class Console:
         self._total, self._images, self._classes = total, images, classes
         self._began = self._shown = perf_counter()
         self._done = self._shown_step = self._line_step = done
-        self._first: float | None = None  # when the first step was complete
+        self._compiled = self._begun = False  # the first step is done; a line is out
         self._loss, self._losses = 0.0, 0  # sum and number since the last line
         self._line: dict[str, Any] = {}  # the last one of metrics.jsonl
         self._validation: dict[str, Any] = {}  # the last one that has a validation
         self._slower = ""
         self._stuck, self._explain_at = 0, STUCK_STEPS
+        terminal = sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno())
         self._bar = tqdm(
             total=total,
             initial=done,
             file=sys.stdout,
             disable=None,  # in a pipe
-            dynamic_ncols=True,
+            ncols=80,  # where the terminal does not know its width
+            dynamic_ncols=bool(terminal and terminal.columns),
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
             postfix="the first step is compiled",
         )
@@ -88,24 +92,23 @@ class Console:
         now, self._done = perf_counter(), step
         self._loss, self._losses = self._loss + loss, self._losses + 1
         self._bar.update(step - self._bar.n)
-        if self._first is None:
-            self._first = now
+        if not self._compiled:
+            self._compiled, self._shown = True, now
             self._speed.read(step, waited)
         elif self._due(now):
             self._show(waited)
-            self._shown, self._shown_step = now, step
+            self._begun, self._shown, self._shown_step = True, now, step
             self._loss, self._losses = 0.0, 0
 
     def _due(self, now: float) -> bool:
         since = now - self._shown
         if not self._bar.disable:
             return since >= LIVE
-        none_yet = self._shown == self._began
+        if not self._begun:
+            return since >= FIRST
         new_epoch = int(self._epoch(self._done)) > int(self._epoch(self._shown_step))
-        first = none_yet and now - (self._first or now) >= FIRST
-        return (new_epoch or first or since >= MINUTE) and (
-            since >= SHARE * (now - self._began)
-        )
+        enough = since >= SHARE * (now - self._began)
+        return enough and (new_epoch or since >= MINUTE)
 
     def _epoch(self, step: int) -> float:
         return step * self._config.batch_size / self._images
@@ -120,10 +123,7 @@ class Console:
             f"{duration(self._left(speed[0]))} left",
         ]
         if not self._bar.disable:
-            if self._validation:
-                error = self._validation["validation/top1_error"]
-                figures.append(f"validation error {error:.1%}")
-            self._bar.set_postfix_str(", ".join([loss, *figures]), refresh=False)
+            self._set_bar(loss, *figures)
             return
         where = [
             f"epoch {self._epoch(self._done):6.2f}",
@@ -133,6 +133,20 @@ class Console:
             loss += f"  top-1 error {self._line['train/top1_error']:6.1%}"
         say("  ".join([*where, loss, *figures]))
         self._name_the_slower()
+
+    def _set_bar(self, *figures: str, refresh: bool = False) -> None:
+        """Put figures and the last validation behind the bar."""
+        if self._validation:
+            error = self._validation["validation/top1_error"]
+            figures = (*figures, f"validation error {error:.1%}")
+        self._bar.set_postfix_str(", ".join(figures), refresh)
+
+    @contextmanager
+    def validating(self) -> Iterator[None]:
+        """Stop the clock of the training."""
+        self._set_bar("validating", refresh=True)
+        with self._clock.validating():
+            yield
 
     def _left(self, steps_per_second: float) -> float:
         """Seconds until the end, with its validations."""
@@ -165,6 +179,7 @@ class Console:
         self._line = line
         if "validation/loss" in line:
             self._validation = line
+            self._set_bar(f"loss {line['train/loss']:.4f}", refresh=True)
             if self._bar.disable:
                 rates = {k.removeprefix("validation/"): v for k, v in line.items()}
                 words = errors_in_words(rates, self._classes)

@@ -200,7 +200,7 @@ class Run:
                         line["norms"] = self.norms(on_devices)
                     if validate:
                         console.step(step, self.finite(loss, step), feed.waited)
-                        with clock.validating():
+                        with console.validating():
                             line |= self.validate(step)
                         error = line["validation/top1_error"]
                     progress.hold(line)
