@@ -16,31 +16,20 @@ from runs import (
     contents,
     copy_of_finished_run,
     finished_run,
+    interrupt_after_line,
     logged,
     tiny_config,
     tiny_flags,
     weights,
 )
 
-from alexnet_jax import experiment, metrics
+from alexnet_jax import experiment
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.files import locked
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.optimizer import chance_error
 from alexnet_jax.processes import stop_signal
 from alexnet_jax.train import train
-
-
-def interrupt_after_line(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Sends a signal to this process when that step's line is written."""
-    write = metrics.MetricsFile.write
-
-    def interrupting(self, line):
-        write(self, line)
-        if line["step"] == step:
-            signal.raise_signal(number)
-
-    monkeypatch.setattr(metrics.MetricsFile, "write", interrupting)
 
 
 def start_training(workdir: Path, **changes):
