@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 SECONDS = 5.0  # between two requests, as AWS advises
+TIMEOUT = 5.0  # seconds to wait for an answer
 
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 def _answer(url: str, headers: dict[str, str], method: str = "GET") -> str:
     request = urllib.request.Request(url, headers=headers, method=method)
-    with _open(request, timeout=SECONDS) as response:
+    with _open(request, timeout=TIMEOUT) as response:
         return response.read().decode()
 
 
@@ -63,7 +64,9 @@ def watched(cloud: str | None) -> Iterator[None]:
         yield
         return
     over = threading.Event()
-    threading.Thread(target=_watch, args=(cloud, over), daemon=True).start()
+    threading.Thread(
+        target=_watch, args=(cloud, over), name="preemption", daemon=True
+    ).start()
     try:
         yield
     finally:

@@ -81,13 +81,23 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, monkeypatch, capsys)
     assert_same_weights(tmp_path, finished_run())
 
 
+def test_the_signal_before_slurms_time_limit_saves_too(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after_line(patch, 10, signal.SIGUSR1)
+        assert train(tiny_config(), tmp_path) == signal.SIGUSR1
+    assert train(tiny_config(), tmp_path) is None
+    assert logged(tmp_path) == logged(finished_run())
+    assert_same_weights(tmp_path, finished_run())
+
+
 def test_one_signal_is_noted_and_a_second_ctrl_c_acts():
     with stop_signal() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_mesh_and_logging_may_change(tmp_path):
@@ -206,6 +216,41 @@ def test_it_trains_outside_of_the_main_thread_in_a_folder_named_by_text(tmp_path
         ended = pool.submit(train, tiny_config({"steps": 24}), str(tmp_path / "run"))
         assert ended.result() is None
     assert logged(tmp_path / "run") == logged(finished_run())
+
+
+def test_norms_by_layer_are_those_of_weights_and_their_changes(tmp_path):
+    logs = {"log_norms_every_steps": 8, "log_every_steps": 5}
+    frozen = {"optimizer.layer_drops": (("conv2", 0.0, 0.0, 0.0),)}
+    after = {}
+    for steps in (7, 8):
+        train(tiny_config({**logs, **frozen, "steps": steps}), tmp_path)
+        after[steps] = weights(tmp_path)
+    line = logged(tmp_path)[-1]
+    assert line["step"] == 8
+    found = {key: value for key, value in line.items() if "norm/" in key}
+    expected = {}
+    for name, new in after[8].items():
+        old, new = after[7][name].astype(float), new.astype(float)
+        layer, kind = name.split(".")
+        expected[f"norm/{layer}/{kind}"] = np.sqrt((new**2).sum())
+        expected[f"update_norm/{layer}/{kind}"] = np.sqrt(((new - old) ** 2).sum())
+    assert expected["update_norm/conv2/kernel"] == 0
+    assert found == pytest.approx(expected, rel=1e-3)  # old + change is rounded
+    assert len(found) == 2 * 2 * 8
+
+
+def test_norms_change_no_step_and_the_lines_of_others_have_none(tmp_path):
+    train(tiny_config({"log_norms_every_steps": 10}), tmp_path)
+    lines = logged(tmp_path)
+    norms = [any("norm/" in key for key in line) for line in lines]
+    assert [line["step"] for line, has in zip(lines, norms, strict=True) if has] == [
+        10, 20,
+    ]  # fmt: skip
+    without = [
+        {k: v for k, v in line.items() if "norm/" not in k} for line in lines
+    ]  # fmt: skip
+    assert without == logged(finished_run())
+    assert_same_weights(tmp_path, finished_run())
 
 
 def test_a_checkpoint_is_saved_at_the_best_validation(tmp_path):
