@@ -1,4 +1,4 @@
-"""What a person sees of a training: a live line in a terminal, a few lines elsewhere.
+"""The console of a training: a live line in a terminal, a few lines elsewhere.
 
 In a pipe, a file or a notebook there is a line an epoch or a minute, whichever comes
 first, but none sooner than after a hundredth of the time since the start: a log of a
@@ -157,7 +157,7 @@ class Console:
         return left
 
     def _name_the_slower(self) -> None:
-        """Say whether data or devices set the speed, once and when it changes."""
+        """Name the slower of data and devices, once and when it changes."""
         if "train/data_wait" not in self._line:
             return
         wait = self._line["train/data_wait"]
@@ -216,7 +216,7 @@ def opening(
     steps: int,
     params: Any,
 ) -> str:
-    """What will be trained with what, in two lines.
+    """Images, devices, steps and size of a checkpoint, in two lines.
 
     Args:
         config: of the run.

@@ -1,4 +1,4 @@
-"""What else takes the lines of metrics.jsonl: TensorBoard and Weights & Biases."""
+"""Loggers of a training, next to metrics.jsonl: TensorBoard and Weights & Biases."""
 
 import importlib.util
 import os

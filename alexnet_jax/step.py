@@ -120,7 +120,7 @@ def _summed(function: Callable[[Any], Any], micro_batches: Any) -> Any:
 
 
 def norms(params: Any, velocities: Any, rates: Any) -> dict[str, jax.Array]:
-    """Euclidean norms of the weights, and of what the last step added to them.
+    """Euclidean norms of the weights and of their changes in the last step.
 
     Args:
         params: {layer: {'kernel', 'bias'}}.

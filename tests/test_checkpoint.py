@@ -64,7 +64,7 @@ def steps_in(directory) -> set[int]:
     return {int(d.name) for d in directory.iterdir()}
 
 
-def test_the_best_is_kept_beside_the_newest_and_remembered(tmp_path):
+def test_the_best_is_kept_with_the_newest_and_remembered(tmp_path):
     directory = tmp_path / "checkpoints"
     with closing(Checkpoints(directory, keep=2)) as checkpoints:
         assert checkpoints.best_error == np.inf
