@@ -26,7 +26,18 @@ examples/library.ipynb runs through all of this. A mistake in a value raises
 imported when it is first used.
 """
 
+import signal
+import sys
+from pathlib import Path
+
 import lazy_loader
+
+# While an app starts and imports JAX, Ctrl-C ends it without a traceback.
+if (
+    Path(*sys.argv[:1]).name.startswith(("-m", "alexnet-"))
+    and signal.getsignal(signal.SIGINT) == signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `cli.run`
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"

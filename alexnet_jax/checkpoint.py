@@ -4,6 +4,8 @@ The data position is the step itself: batch s of the training stream is a functi
 the seed and s (`data.loader`), so nothing else needs to be kept.
 """
 
+import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from flax.traverse_util import flatten_dict
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.step import State
 
+ERROR = "top1_error"  # Orbax's metric of a checkpoint
 # In the complaints of a read that Orbax has abandoned.
 ABANDONED = ("Event loop is closed", "Encountered error while reading array")
 
@@ -35,16 +38,28 @@ def holds_any(directory: Path) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints/ of a work directory."""
+    """The checkpoints/ of a work directory.
 
-    def __init__(self, directory: Path, keep: int | None = None):
-        """Open W/checkpoints to keep so many of the newest; None: to read only."""
-        self._directory = directory
+    Attributes:
+        best_error: the least validation error of one; infinity where none has any.
+    """
+
+    def __init__(self, directory: Path, keep: int | None = None, best: bool = False):
+        """Open W/checkpoints.
+
+        Args:
+            directory: W/checkpoints.
+            keep: so many of the newest, and the one of least validation error; None to
+                read only.
+            best: read the one of least validation error, not the newest.
+        """
+        self._directory, self._read_best = directory, best
         if keep is None and not directory.is_dir():
             raise InputError(
                 f"{directory}: no such folder; give a work directory in which "
                 "alexnet_jax.main has saved a checkpoint"
             )
+        _require_metrics(directory)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             # Separate items, so that evaluation reads a third of the bytes.
@@ -54,10 +69,26 @@ class Checkpoints:
                 "memory": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                best_fn=_validation_error,  # for `best_step`
+                best_mode="min",
+                preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
+                    [
+                        ocp.checkpoint_managers.LatestN(keep),
+                        ocp.checkpoint_managers.BestN(
+                            get_metric_fn=_validation_error,
+                            reverse=True,  # the least error is the best
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
                 read_only=keep is None,
                 cleanup_tmp_directories=keep is not None,  # a kill left them
             ),
+        )
+        best = self._manager.best_step()
+        self.best_error = (
+            math.inf if best is None else self._manager.metrics(best)[ERROR]
         )
 
     @property
@@ -65,7 +96,15 @@ class Checkpoints:
         """Steps done in the newest complete checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: State, on_host: dict[str, Any]) -> None:
+    @property
+    def _chosen(self) -> int | None:
+        """Steps done in the checkpoint to read."""
+        best = self._manager.best_step() if self._read_best else None
+        return self.newest if best is None else best  # none has a validation error
+
+    def save(
+        self, state: State, on_host: dict[str, Any], error: float = math.inf
+    ) -> None:
         """Start writing; a kill before the end leaves the older ones untouched.
 
         A parameter that is not finite is an error, and nothing is written.
@@ -73,12 +112,14 @@ class Checkpoints:
         Args:
             state: of the training.
             on_host: what JSON can hold: plateau and timing.
+            error: of the validation after this step, infinity where there was none.
         """
         step = int(state.step)
         if step == self.newest:
             return
         if not _all_finite(state.params):
-            raise NonFiniteError(f"a parameter is not finite after step {step}")
+            what = f"a parameter is not finite after step {step:,}"
+            raise NonFiniteError(what, self.newest)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -86,10 +127,12 @@ class Checkpoints:
                 rest=ocp.args.StandardSave(_rest(state)),
                 memory=ocp.args.JsonSave(on_host),
             ),
+            metrics={ERROR: error},
         )
+        self.best_error = min(error, self.best_error)
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-        """Read the newest checkpoint onto the devices that `like` names.
+        """Read the checkpoint onto the devices that `like` names.
 
         Args:
             like: shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
@@ -103,7 +146,7 @@ class Checkpoints:
         return State(step, restored.params, velocity[-1], sums), restored.memory
 
     def restore_params(self, like: Any) -> Any:
-        """Read the parameters of the newest checkpoint alone; see `restore`."""
+        """Read the parameters of the checkpoint alone; see `restore`."""
         return self._read(like).params
 
     def restore_layers(self, like: Any) -> Any:
@@ -135,13 +178,13 @@ class Checkpoints:
         with self._damage_named(), _abandoned_reads_ignored():
             self._check_shapes(params)
             args = ocp.args.Composite(**items)
-            return self._manager.restore(self.newest, args=args)
+            return self._manager.restore(self._chosen, args=args)
 
     def _stored(self) -> Any:
-        """Shapes and dtypes of the parameters in the newest checkpoint."""
-        if self.newest is None:
+        """Shapes and dtypes of the parameters in the checkpoint."""
+        if self._chosen is None:
             raise InputError(f"{self._directory}: holds no complete checkpoint")
-        return self._manager.item_metadata(self.newest).params.tree
+        return self._manager.item_metadata(self._chosen).params.tree
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
@@ -153,8 +196,7 @@ class Checkpoints:
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             raise InputError(
-                f"{self._directory / str(self.newest)}: a damaged checkpoint "
-                f"({reason}); move this folder away to use the one before it"
+                _damaged(self._directory / str(self._chosen), reason)
             ) from error
 
     def _check_shapes(self, like: Any) -> None:
@@ -170,6 +212,26 @@ class Checkpoints:
         """Wait until saves in progress are written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _require_metrics(directory: Path) -> None:
+    """Check the files that Orbax reads of all checkpoints without naming one."""
+    for file in directory.glob("[0-9]*/metrics/metrics"):
+        try:
+            float(json.loads(file.read_bytes())[ERROR])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(_damaged(file.parents[1], str(error))) from None
+
+
+def _damaged(folder: Path, reason: str) -> str:
+    return (
+        f"{folder}: a damaged checkpoint ({reason}); move this folder away to use the "
+        "one before it"
+    )
+
+
+def _validation_error(metrics: dict[str, float]) -> float:
+    return metrics[ERROR]
 
 
 def _rest(state: State) -> dict[str, Any]:

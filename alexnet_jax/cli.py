@@ -5,6 +5,7 @@ import math
 import os
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -14,6 +15,7 @@ from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from tqdm import tqdm
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import flat, nearest
@@ -36,15 +38,20 @@ _REWORDED = {
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Run an app; a mistake in its input is one line on stderr and exit status 2."""
+    """Run an app; a mistake in its input is one line on stderr and a status, mostly 2.
+
+    Ctrl-C ends an app that has not come here yet at once (`alexnet_jax/__init__.py`).
+    """
 
     def checked(argv: Sequence[str]) -> int | None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by __init__.py
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         logging.set_verbosity(logging.ERROR)  # Orbax logs each of its steps
         getLogger("asyncio").setLevel(CRITICAL)  # it logs each damaged array
         try:
             return main(argv)
         except InputError as error:
-            return _refuse(error)
+            return _refuse(error, error.status)
         except BrokenPipeError:
             _discard_stdout()
             return 1
@@ -62,9 +69,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line; a closed pipe (| tee, | head) must not stop training."""
+    """Print a line, above a progress bar; a closed pipe must not stop training."""
     try:
-        print(text, flush=True)
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
     except BrokenPipeError:
         _discard_stdout()
 
@@ -177,9 +185,9 @@ def _meant(flag: str, keys: Iterable[str]) -> str:
     return ""
 
 
-def _refuse(error: object) -> int:
+def _refuse(error: object, status: int = InputError.status) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+    return status
 
 
 def define_config(default: str | None = None, run: str = "") -> Any:
@@ -206,15 +214,17 @@ def define_config(default: str | None = None, run: str = "") -> Any:
 
 def define_networks(
     views: str = "1",
-) -> Callable[[], tuple[list[Path], int, list[float]]]:
-    """Define --checkpoint, --views and --weights; the result reads them."""
+) -> Callable[[], tuple[list[Path], int, list[float], bool]]:
+    """Define --checkpoint, --views, --weights and --best; the result reads them."""
     several = "Work directories; several are averaged as an ensemble."
     checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
     kinds = "Views of an image: 1, 10 (§4.1), or 9 as for CIFAR-10 in 2012."
     number = flags.DEFINE_enum("views", views, ["1", "9", "10"], kinds)
     weights = flags.DEFINE_list("weights", [], "Of the networks of an ensemble.")
+    newest = "Take the checkpoint of least validation error, not the newest."
+    best = flags.DEFINE_bool("best", False, newest)
 
-    def given() -> tuple[list[Path], int, list[float]]:
+    def given() -> tuple[list[Path], int, list[float], bool]:
         given_folders = folders(checkpoint.value, "--checkpoint")
         try:
             shares = [float(weight) for weight in weights.value]
@@ -224,7 +234,7 @@ def define_networks(
             raise InputError(
                 f"--weights={','.join(weights.value)}: must be numbers, 0 or more"
             ) from None
-        return given_folders, int(number.value), shares
+        return given_folders, int(number.value), shares, best.value
 
     return given
 

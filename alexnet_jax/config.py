@@ -64,8 +64,13 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "steps": Field(0, "in all; 0: take epochs", whole(0), LONGER),
         "validate_every_epochs": Field(1.0, "0: at the end only", number(0)),
         "log_every_steps": Field(20, "steps that a line averages", whole(1), ANY),
+        "log_norms_every_steps": Field(0, "norms of weights and their steps; 0: never",
+                                       whole(0), ANY),
+        "log_to": Field((), "more than metrics.jsonl: 'tensorboard', 'wandb'",
+                        each(choice("tensorboard", "wandb")), ANY),
         "checkpoint_every_steps": Field(1000, "steps", whole(1), ANY),
-        "checkpoints_to_keep": Field(3, "the newest", whole(1), ANY),
+        "checkpoints_to_keep": Field(3, "the newest; the best is kept too", whole(1),
+                                     ANY),
         "precision": Field("float32", "of the computation; float64 is for proofs",
                            choice("float32", "bfloat16", "float64")),
     },
@@ -223,6 +228,7 @@ ADDED = (  # to the fields of 590dde5 and before; at these values nothing change
     *("mesh.fc", "accumulation", "optimizer.layer_drops", "optimizer.layer_decays"),
     *("dataset.exif_rotation", "network.spatial_size"),
     *("start.checkpoint", "start.fresh", "start.statistics", "dataset.held_out"),
+    *("log_to", "log_norms_every_steps"),
 )
 
 

@@ -4,12 +4,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import psutil
 from jax.sharding import Mesh
+
+REPEATS = 9  # of a product that is measured
+LOADED = 0.1  # share of the processor that other programs take, from which it is loaded
 
 # XLA:CPU has two libraries: YNNPACK comes first, Eigen takes the rest. In GFLOP/s,
 # forward for one tower, on four cores: conv2 131 and 285, conv3 196 and 330, conv4 200
@@ -73,20 +77,33 @@ def make_product() -> Callable[[jax.Array, jax.Array], jax.Array]:
     return jit(lambda x, y: x.T @ y)
 
 
-def product_flops(mesh: Mesh, dtype: Any) -> float:
+def product_flops(mesh: Mesh, dtype: Any) -> float | None:
     """FLOP/s of large matrix products on all devices of a mesh.
 
-    One device is measured, for less than half a second. Devices that XLA makes of one
-    processor share its cores, and count once for each process.
+    One device is measured, in less than a second; the fastest of a few products counts.
+    Devices that XLA makes of one processor share its cores, and count once for each
+    process.
+
+    Returns:
+        FLOP/s; None where other programs load the processor, since every start would
+        measure another figure.
     """
     side = 1536 if on_cpu() else 8192
     matrix, product = jnp.ones((side, side), dtype), make_product()
     product(matrix, matrix).block_until_ready()  # compiles it
     seconds = []
-    for _ in range(4):
+    cores = os.sched_getaffinity(0)
+    psutil.cpu_percent(percpu=True)  # the next call measures from here on
+    own = process_time()
+    for _ in range(REPEATS):
         start = perf_counter()
         product(matrix, matrix).block_until_ready()
         seconds.append(perf_counter() - start)
+    own = (process_time() - own) / sum(seconds)  # of the cores, how many were ours
+    busy = psutil.cpu_percent(percpu=True)
+    all_programs = sum(busy[core] for core in cores if core < len(busy)) / 100
+    if on_cpu() and all_programs - own > LOADED * len(cores):
+        return None
     processes = {device.process_index for device in mesh.devices.flat}
     devices = len(processes) if on_cpu() else mesh.size
     return devices * 2 * side**3 / min(seconds)

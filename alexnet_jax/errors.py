@@ -5,18 +5,27 @@ class InputError(ValueError):
     """A mistake in a path, image, flag or config key, described in one line.
 
     The line names the value, what is allowed and where to change it; the apps print it
-    alone and exit with status 2 (`cli.run`).
+    alone and exit with its status (`cli.run`).
     """
+
+    status = 2
 
 
 class NonFiniteError(InputError):
-    """A loss or a parameter is not finite: the learning rate was too large."""
+    """A loss or a parameter is not finite: the training has diverged."""
 
-    def __init__(self, what: str):
-        """Name the number and the step."""
+    status = 3
+
+    def __init__(self, what: str, saved: int | None):
+        """Name the number and its step, and the step of the newest checkpoint."""
+        if saved is None:
+            kept, where = "no checkpoint was saved before", ""
+        else:
+            kept = f"the checkpoint of step {saved:,} is kept"
+            where = " in another --workdir"
         super().__init__(
-            f"{what}; the last good checkpoint is kept; start again with a lower "
-            "optimizer.rate in another --workdir"
+            f"{what}: the training has diverged; {kept}; start again with a lower "
+            f"optimizer.rate{where}"
         )
 
 

@@ -14,7 +14,16 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from alexnet_jax import cli, device, experiment, inputs, parallel, processes, workdir
+from alexnet_jax import (
+    cli,
+    device,
+    experiment,
+    inputs,
+    metrics,
+    parallel,
+    processes,
+    workdir,
+)
 from alexnet_jax.config import shared_by_processes
 from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.inference import error_rates
@@ -28,6 +37,7 @@ def evaluate(
     weights: Sequence[float] = (),
     split: str = "validation",
     allow_unreadable: bool = False,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Loss and error rates over a whole split, every image once.
 
@@ -41,6 +51,7 @@ def evaluate(
         weights: of the networks in the average; () counts all the same.
         split: 'validation', 'train' or 'test'.
         allow_unreadable: leaves out images that cannot be decoded, and names them.
+        best: take the checkpoints of least validation error, not the newest.
 
     Returns:
         {'images', 'views', 'models', 'loss', 'top1_error', 'top5_error'}.
@@ -61,7 +72,9 @@ def evaluate(
         processes.agree(shared_by_processes(config))
         mesh = experiment.make_mesh(config)
         part = parallel.process_part(mesh)
-        models, classes = workdir.load_ensemble(folders, configs, mesh, views, weights)
+        models, classes = workdir.load_ensemble(
+            folders, configs, mesh, views, weights, best
+        )
         source = inputs.open_images(config, split, classes)
         batches = inputs.evaluation_input(config, source, part, allow_unreadable)
         bar = tqdm(
@@ -69,7 +82,7 @@ def evaluate(
             total=-(-len(source) // (config.batch_size // config.accumulation)),
             unit=" batches",
             desc=split,
-            disable=not processes.first(),
+            disable=None if processes.first() else True,  # None: not in a pipe
         )
         try:
             with closing(batches):
@@ -113,7 +126,7 @@ if __name__ == "__main__":
         cli.no_more_arguments(argv)
         device.cache_programs()
         with processes.joined(*PROCESSES()):
-            folders, views, weights = NETWORKS()
+            folders, views, weights, best = NETWORKS()
             rates = evaluate(
                 folders,
                 CONFIG.value,
@@ -121,12 +134,13 @@ if __name__ == "__main__":
                 weights=weights,
                 split=SPLIT.value,
                 allow_unreadable=ALLOW_UNREADABLE.value,
+                best=best,
             )
+        classes = workdir.read_classes(folders[0] / "classes.txt")
         print(
             f"{rates['images']:,} images, {rates['views']} view(s), "
             f"{rates['models']} model(s): loss {rates['loss']:.4f}, "
-            f"top-1 error {rates['top1_error']:.2%}, "
-            f"top-5 error {rates['top5_error']:.2%}"
+            + ", ".join(metrics.errors_in_words(rates, len(classes)))
         )
         print(json.dumps(rates))
 

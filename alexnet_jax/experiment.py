@@ -182,6 +182,7 @@ class Program(NamedTuple):
     network: AlexNet
     initialise: Callable[[], step.State]  # the first state, made on its shards
     train_step: jax.stages.Wrapped  # of `step.make_train_step`; it donates its state
+    norms: jax.stages.Wrapped  # `step.norms`
     # Shapes, dtypes and shardings of the arguments of `train_step`:
     state: step.State
     batch: dict[str, jax.ShapeDtypeStruct]
@@ -223,6 +224,7 @@ def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
         train_step=device.jit(
             train_step, donate_argnums=0, out_shardings=(shardings, everywhere)
         ),
+        norms=device.jit(step.norms, out_shardings=everywhere),
         state=parallel.with_shardings(shapes, shardings),
         batch={name: x.update(sharding=examples) for name, x in batch.items()},
         mean_image=jax.ShapeDtypeStruct(

@@ -101,10 +101,21 @@ def training_input(
     config: ConfigDict,
     source: Source,
     statistics: Statistics,
-    part: tuple[int, int],
+    part: tuple[int, int] = (0, 1),
     start_step: int = 0,
 ) -> Batches:
-    """The `training_batches` of a process with this `parallel.process_part`."""
+    """Endless batches of a config: shuffled, cropped and coloured as §4.1 says.
+
+    Args:
+        config: see alexnet_jax/config.py.
+        source: the training images, of `open_images`.
+        statistics: their colours.
+        part: (index, count) of the share of each batch; see `parallel.process_part`.
+        start_step: the first batch to give.
+
+    Returns:
+        The iterator of `data.loader.training_batches`, to be closed.
+    """
     return training_batches(
         source,
         make_square(config),
@@ -119,9 +130,22 @@ def training_input(
 
 
 def evaluation_input(
-    config: ConfigDict, source: Source, part: tuple[int, int], allow_unreadable: bool
+    config: ConfigDict,
+    source: Source,
+    part: tuple[int, int] = (0, 1),
+    allow_unreadable: bool = False,
 ) -> Batches:
-    """The `evaluation_batches` of a process with this `parallel.process_part`."""
+    """Every image once, in order, in batches of a config.
+
+    Args:
+        config: see alexnet_jax/config.py.
+        source: the images, of `open_images`.
+        part: as for `training_input`.
+        allow_unreadable: gives an image that cannot be decoded weight 0.
+
+    Returns:
+        The iterator of `data.loader.evaluation_batches`, to be closed.
+    """
     return evaluation_batches(
         source,
         make_square(config),
@@ -158,6 +182,7 @@ def surveyed(
         else:
             for hint in size_hints(source, config):
                 say(hint)
+            say(f"reading {len(source):,} images once, for {kept.name}")
             statistics, unreadable = survey(source, make_square(config), progress=True)
         if config.start.statistics:
             statistics = statistics_to_start_from(config)

@@ -2,10 +2,11 @@
 
 python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper
 
-SIGTERM and Ctrl-C save a checkpoint first and exit with status 143 and 130; the same
-command then continues the run. A complete training of one process ends with its report
-(alexnet_jax.report). Several processes train one network where each is given the same
---coordinator: see launch/.
+SIGTERM, Ctrl-C and SIGUSR1 save a checkpoint first and exit with status 143, 130 and
+138; the same command then continues the run. A second Ctrl-C ends at once. A training
+that diverges exits with status 3. A complete training of one process ends with its
+report (alexnet_jax.report). Several processes train one network where each is given the
+same --coordinator: see launch/.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from alexnet_jax import cli, device, processes
+from alexnet_jax import cli, device, preemption, processes
+from alexnet_jax.console import ending
 from alexnet_jax.errors import InputError
 from alexnet_jax.train import train
 
@@ -28,6 +30,12 @@ if __name__ == "__main__":
         False,
         "Trace steps 10 to 15 of this start in the workdir's profile/.",
     )
+    PREEMPTION = flags.DEFINE_enum(
+        "preemption",
+        None,
+        sorted(preemption.CLOUDS),
+        "Cloud whose notice that it takes this machine back is a SIGTERM.",
+    )
     PROCESSES = cli.define_processes()
     flags.mark_flag_as_required("config")
 
@@ -35,11 +43,15 @@ if __name__ == "__main__":
         """Train as the flags say."""
         cli.no_more_arguments(argv)
         device.cache_programs()
-        with processes.joined(*PROCESSES()):
+        watched = preemption.watched(PREEMPTION.value)
+        with processes.joined(*PROCESSES()), watched:
             folder = cli.path(WORKDIR.value, "--workdir")
             stopped_by = train(CONFIG.value, folder, PROFILE.value)
-            if stopped_by is None and jax.process_count() == 1:
-                report(folder)
+            if stopped_by is None:
+                if jax.process_count() == 1:
+                    report(folder)
+                if processes.first():
+                    cli.say(ending(folder))
         return 128 + stopped_by if stopped_by else 0
 
     def report(folder: Path) -> None:

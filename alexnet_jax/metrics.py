@@ -1,9 +1,10 @@
 """Sums over examples, the error rates made of them, and metrics.jsonl."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -62,7 +63,25 @@ def score(log_probs: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
     )
 
 
-class MetricsFile:
+def errors_in_words(rates: Mapping[str, float], classes: int) -> list[str]:
+    """Error rates in words; the top-5 error of five classes or fewer is always 0."""
+    words = [f"top-1 error {rates['top1_error']:.2%}"]
+    if classes > 5:
+        words.append(f"top-5 error {rates['top5_error']:.2%}")
+    return words
+
+
+class Logger(Protocol):
+    """Takes the lines of a training."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Take one line, with its step."""
+
+    def close(self) -> None:
+        """Take no more."""
+
+
+class MetricsFile(Logger):
     """metrics.jsonl: one JSON object a line, each with its step."""
 
     def __init__(self, path: Path, resumed_step: int):

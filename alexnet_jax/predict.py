@@ -26,32 +26,36 @@ from alexnet_jax.inference import likeliest, nearest
 from alexnet_jax.predictor import Predictor
 
 
-def load_predictor(
-    folders: Sequence[Path], *, views: int = 10, weights: Sequence[float] = ()
+def load_run(
+    folders: str | Path | Sequence[str | Path],
+    *,
+    views: int = 10,
+    weights: Sequence[float] = (),
+    best: bool = False,
 ) -> Predictor:
-    """The networks of work directories, on all of this machine's devices.
+    """The network of a work directory, or an ensemble, on all of this machine's devices.
 
     Args:
-        folders: work directories of the networks; the predictions of several are
-            averaged.
+        folders: a work directory, or several, whose predictions are averaged.
         views: 1, 9 or 10; see `inference.make_probabilities`.
         weights: of the networks in the average; () counts all the same.
+        best: take the checkpoints of least validation error, not the newest.
     """
-    configs = [workdir.read_config(folder) for folder in folders]
+    paths = [folders] if isinstance(folders, str | Path) else folders
+    paths = [Path(folder).expanduser() for folder in paths]
+    configs = [workdir.read_config(folder) for folder in paths]
     first, devices = configs[0], jax.device_count()
     mesh = parallel.make_mesh(devices, 1, first.network.towers, devices)
-    models, classes = workdir.load_ensemble(folders, configs, mesh, views, weights)
+    models, classes = workdir.load_ensemble(paths, configs, mesh, views, weights, best)
     network = experiment.make_network(first, len(classes))
     square = inputs.make_square(first)
     return Predictor(models, network, classes, square, first.augment.crop, mesh)
 
 
 def predict(
-    folders: Sequence[Path],
+    run: Predictor,
     images: Sequence[str],
     *,
-    views: int = 10,
-    weights: Sequence[float] = (),
     top: int = 5,
     names: str | None = None,
     progress: bool = False,
@@ -59,10 +63,8 @@ def predict(
     """Classify image files, in order, with few of them in memory.
 
     Args:
-        folders: as for `load_predictor`, as are `views` and `weights`.
+        run: of `load_run`.
         images: files, folders of them, and patterns such as 'holiday/**/*.jpg'.
-        views: 1, 9 or 10.
-        weights: of the networks.
         top: number of likeliest classes.
         names: a file for `class_names`; None keeps the names of the class folders.
         progress: shows a bar on stderr.
@@ -72,9 +74,8 @@ def predict(
         for a file that cannot be read.
     """
     files = files_named(images)
-    predictor = load_predictor(folders, views=views, weights=weights)
-    classes = class_names(names, predictor.classes) if names else predictor.classes
-    for block in predictor.over(files, predictor.predict, progress):
+    classes = class_names(names, run.classes) if names else run.classes
+    for block in run.over(files, run.predict, progress):
         found = dict(zip(block.rows.tolist(), block.results, strict=True))
         for row in sorted([*found, *block.unreadable]):
             if row in found:
@@ -87,7 +88,7 @@ def predict(
 
 
 def neighbours(
-    folders: Sequence[Path],
+    run: Predictor,
     images: Sequence[str],
     among: Sequence[str],
     *,
@@ -98,7 +99,7 @@ def neighbours(
     """Find the images that a network finds most alike (Figure 4, right).
 
     Args:
-        folders: the work directory of one network.
+        run: of `load_run`, one network.
         images: as for `predict`; their activations are all in memory.
         among: the images to search, in the same form.
         layer: of `inference.feature_names`, whose activations for the centre views are
@@ -111,12 +112,11 @@ def neighbours(
         'error'} for a file that cannot be read; those of `among` come first.
     """
     files, index = files_named(images), files_named(among)
-    predictor = load_predictor(folders, views=1)
-    name = layer or predictor.network.weighted[-2:][0]
-    read = predictor.reader([name])
+    name = layer or run.network.weighted[-2:][0]
+    read = run.reader([name])
 
     def blocks(source: Files, left_out: list[int]) -> Iterator[tuple]:
-        for block in predictor.over(source, read, progress):
+        for block in run.over(source, read, progress):
             left_out += block.unreadable
             features = block.results[name]
             yield block.rows, features.reshape(len(features), features[:1].size)
@@ -189,14 +189,17 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> int:
         """Print an answer for every image; status 1 if one could not be read."""
         device.cache_programs()
-        folders, views, weights = NETWORKS()
+        folders, views, weights, best = NETWORKS()
         check_flags()
         images, progress = list(image_files(argv[1:])), sys.stderr.isatty()
+        files_named(images)  # at least one, before the network is loaded
+        views = 1 if OUTPUT.value or NEIGHBOURS.value else views
+        run = load_run(folders, views=views, weights=weights, best=best)
         if OUTPUT.value:
-            return save(folders, images, progress)
+            return save(run, images, progress)
         if NEIGHBOURS.value:
             answers = neighbours(
-                folders,
+                run,
                 images,
                 [NEIGHBOURS.value],
                 layer=next(iter(FEATURES.value), None),
@@ -205,10 +208,8 @@ if __name__ == "__main__":
             )
         else:
             answers = predict(
-                folders,
+                run,
                 images,
-                views=views,
-                weights=weights,
                 top=TOP.value,
                 names=NAMES.value,
                 progress=progress and not sys.stdout.isatty(),
@@ -244,11 +245,10 @@ if __name__ == "__main__":
         if (OUTPUT.value or NEIGHBOURS.value) and flags.FLAGS["views"].present:
             raise InputError("--views: features are those of the centre view; omit it")
 
-    def save(folders: Sequence[Path], images: Sequence[str], progress: bool) -> int:
+    def save(run: Predictor, images: Sequence[str], progress: bool) -> int:
         """Write the features of the images."""
         path, files = Path(OUTPUT.value or ""), files_named(images)
-        predictor = load_predictor(folders, views=1)
-        left_out = write_features(predictor, files, FEATURES.value, path, progress)
+        left_out = write_features(run, files, FEATURES.value, path, progress)
         for row in left_out:
             print(f"error: {unreadable(files, row)['error']}", file=sys.stderr)
         return int(len(left_out) > 0)

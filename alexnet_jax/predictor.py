@@ -55,6 +55,29 @@ class Predictor:
     crop: int
     mesh: Mesh
 
+    @property
+    def params(self) -> dict[str, dict[str, jax.Array]]:
+        """The parameters of the first model: {layer: {'kernel', 'bias'}}."""
+        return self.models[0].params
+
+    def images(
+        self, source: Source, rows: Iterable[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decode images of a source.
+
+        Args:
+            source: of `inputs.open_images` or `data.folders.files_named`.
+            rows: indices in it; None: all.
+
+        Returns:
+            uint8 (N, S, S, 3), and labels int32 (N,).
+        """
+        records = [source[i] for i in (range(len(source)) if rows is None else rows)]
+        squares = np.zeros((len(records), *[self.square.size] * 2, 3), np.uint8)
+        for record, square in zip(records, squares, strict=True):
+            self.square.pixels(record, square)
+        return squares, np.array([label for _, _, label in records], np.int32)
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """The distributions, float32 (N, classes), for images uint8 (N, S, S, 3)."""
         return self._of_arrays(self.predict, images)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -66,7 +67,8 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
     except BaseException as error:
         # Exit without a barrier: the others may be blocked on us. The first process
         # leaves them the time to find the same mistake, since they end with it.
-        atexit.register(os._exit, 2 if isinstance(error, Exception) else 130)
+        own = error.status if isinstance(error, InputError) else InputError.status
+        atexit.register(os._exit, own if isinstance(error, Exception) else 130)
         if isinstance(error, InputError) and first():
             time.sleep(2)
         reason, runtime = str(error), isinstance(error, jax.errors.JaxRuntimeError)
@@ -177,21 +179,27 @@ class Stop:
     """The signal that asked to stop the training, if there was one."""
 
     signal: int | None = None
+    noted: int | None = None  # where several processes stop together
 
     def asked(self, step: int) -> bool:
         """Whether to stop after this step; several processes stop after the same."""
         if reached_preemption_sync_point(step):  # False for a single process
-            self.signal = signal.SIGTERM
+            self.signal = self.noted or signal.SIGTERM
         return self.signal is not None
 
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """Record SIGTERM and SIGINT instead of ending the process; a second SIGINT ends it.
+    """Record SIGTERM, SIGINT and Slurm's SIGUSR1 instead of ending the process.
 
-    JAX passes a SIGTERM on to all of several processes; SIGINT is turned into one.
+    A second SIGINT ends it. JAX passes a SIGTERM on to all of several processes; the
+    others are turned into one. Outside of the main thread Python allows no handlers,
+    and signals keep their effect.
     """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     alone = jax.process_count() == 1
 
     def note(number: int, _frame: object) -> None:
@@ -200,9 +208,11 @@ def stop_signal() -> Iterator[Stop]:
         if alone:
             stop.signal = number
         else:
+            if number == signal.SIGUSR1:  # sent to each of them
+                stop.noted = number
             signal.raise_signal(signal.SIGTERM)
 
-    numbers = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+    numbers = [signal.SIGINT, signal.SIGUSR1, *([signal.SIGTERM] if alone else [])]
     before = {int(n): signal.signal(n, note) for n in numbers}
     try:
         yield stop

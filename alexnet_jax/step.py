@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from alexnet_jax import parallel
@@ -116,6 +117,25 @@ def _summed(function: Callable[[Any], Any], micro_batches: Any) -> Any:
 
     zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, first))
     return jax.lax.scan(add, zero, micro_batches)[0]
+
+
+def norms(params: Any, velocities: Any, rates: Any) -> dict[str, jax.Array]:
+    """Euclidean norms of the weights and of their changes in the last step.
+
+    Args:
+        params: {layer: {'kernel', 'bias'}}.
+        velocities: alike; §5 adds them to the weights.
+        rates: learning rates, alike; layers whose rate is 0 do not move.
+
+    Returns:
+        {'norm/conv1/kernel', …, 'update_norm/conv1/kernel', …}.
+    """
+    moves = jax.tree.map(lambda v, rate: jnp.where(rate == 0, 0, v), velocities, rates)
+    trees = {"norm": params, "update_norm": moves}
+    return {
+        name: jnp.sqrt(jnp.sum(jnp.square(array)))
+        for name, array in flatten_dict(trees, sep="/").items()
+    }
 
 
 def batch_shapes(batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:

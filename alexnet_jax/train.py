@@ -17,6 +17,7 @@ from alexnet_jax import experiment, inference, inputs, parallel, processes, work
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.cli import say
 from alexnet_jax.config import shared_by_processes
+from alexnet_jax.console import Console, opening, parameter_table
 from alexnet_jax.data.files import locked
 from alexnet_jax.data.images import Source
 from alexnet_jax.data.statistics import Statistics
@@ -24,15 +25,17 @@ from alexnet_jax.device import float64, product_flops
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.feed import CachedTransfer, Feed
 from alexnet_jax.inference import Model
-from alexnet_jax.metrics import MetricsFile
+from alexnet_jax.loggers import open_loggers, require_loggers
+from alexnet_jax.metrics import Logger, MetricsFile
 from alexnet_jax.network.shapes import training_flop
 from alexnet_jax.optimizer import Plateau, Rates
-from alexnet_jax.progress import Progress, Trace, parameter_table
-from alexnet_jax.step import State
+from alexnet_jax.progress import Clock, Progress, Trace
+from alexnet_jax.step import State, parameter_shapes
+from alexnet_jax.values import flat
 
 
 def train(
-    config: ml_collections.ConfigDict, folder: Path, profile: bool = False
+    config: ml_collections.ConfigDict, folder: Path | str, profile: bool = False
 ) -> int | None:
     """Train, with validations, from the newest checkpoint if there is one.
 
@@ -49,8 +52,9 @@ def train(
         The signal that stopped it, after a checkpoint; None if training is complete.
     """
     experiment.check(config)
+    require_loggers(config.log_to)
     with float64(config.precision == "float64"):
-        return _train(config, folder, profile)
+        return _train(config, Path(folder), profile)
 
 
 def _train(
@@ -71,6 +75,10 @@ def _train(
         sets = workdir.fingerprints(training, validation)
         workdir.settle_config(config, folder, len(training), sets)
         workdir.settle_classes(training.classes, config, folder)
+        network = experiment.make_network(config, len(training.classes))
+        steps = experiment.total_steps(config, len(training))
+        shapes = parameter_shapes(network, config.augment.crop)
+        say(opening(config, mesh, training, validation, steps, shapes))
         if late := experiment.late_drops(config, len(training)):
             say(late)
         training, statistics = inputs.surveyed(training, config, folder)
@@ -160,59 +168,67 @@ class Run:
         trace = Trace(
             self.folder / "profile" if profile and first else None, done, self.total
         )
-        network = self.program.network
-        flop = training_flop(network, config.augment.crop)
-        progress = Progress(
-            MetricsFile(self.folder / "metrics.jsonl", done) if first else None,
-            config,
-            images=len(self.training),
-            classes=len(self.training.classes),
-            total=self.total,
-            peak_images_per_second=product_flops(self.mesh, network.dtype) / flop,
-        )
+        clock, log = Clock(), self.open_log(done) if first else []
+        progress = Progress(log, clock, config.batch_size, self.peak_speed())
+        images, classes = len(self.training), len(self.training.classes)
+        console = Console(config, clock, done, self.total, images, classes)
         started = time.perf_counter()
         batches = inputs.training_input(
             config, self.training, self.statistics, self.part, start_step=done
         )
         feed = Feed(batches, self.mesh)
         cached_rates, loss = CachedTransfer(self.mesh), jnp.zeros(())
-        line: dict[str, Any] = {}  # to be written when its numbers are computed
-        with closing(progress), closing(feed), closing(trace):
+        with closing(console), closing(progress), closing(feed), closing(trace):
             for step in range(done + 1, self.total + 1):
                 if self.schedule.finished:
                     break
                 trace.before(step, loss)
                 batch = feed.take(busy_with=loss)
                 rates = self.schedule.rates(self.epoch(step - 1), self.layers)
-                before = loss
+                on_devices, before = cached_rates.put(rates), loss
                 with jax.profiler.StepTraceAnnotation("step", step_num=step):
                     self.state, loss = self.program.train_step(
-                        self.state, batch, self.mean_image, cached_rates.put(rates)
+                        self.state, batch, self.mean_image, on_devices
                     )
                 # The devices are busy with this step: read the loss of the one before.
-                require_finite(before, step - 1)
-                if line:
-                    progress.write(line, feed.waited)
-                    line = {}
+                console.step(step - 1, self.finite(before, step - 1), feed.waited)
+                console.line(progress.flush(feed.waited))
 
                 last = stop.asked(step) or step == self.total
                 validate = self.validation_due(step) or step == self.total
-                if step % config.log_every_steps == 0 or validate:
+                norms = is_multiple(step, config.log_norms_every_steps)
+                error = math.inf
+                if is_multiple(step, config.log_every_steps) or validate or norms:
                     line = self.take_line(step, rates)
-                if validate:
-                    require_finite(loss, step)
-                    with progress.validating():
-                        line |= self.validate(step)
+                    if norms:
+                        line["norms"] = self.norms(on_devices)
+                    if validate:
+                        console.step(step, self.finite(loss, step), feed.waited)
+                        with console.validating():
+                            line |= self.validate(step)
+                        error = line["validation/top1_error"]
+                    progress.hold(line)
                 last = last or self.schedule.finished
-                if step % config.checkpoint_every_steps == 0 or last:
+                best = error < self.checkpoints.best_error
+                if is_multiple(step, config.checkpoint_every_steps) or best or last:
                     # A resumed run does not write the lines up to here again.
-                    require_finite(loss, step)
-                    if line:
-                        progress.write(line, feed.waited)
-                        line = {}
-                    self.save(self.seconds + time.perf_counter() - started)
+                    self.finite(loss, step)
+                    console.line(progress.flush(feed.waited))
+                    self.save(self.seconds + time.perf_counter() - started, error)
                 if last:
                     break
+
+    def open_log(self, done: int) -> list[Logger]:
+        """metrics.jsonl, and what log_to names, from the last step done on."""
+        metrics = MetricsFile(self.folder / "metrics.jsonl", done)
+        names, values = self.config.log_to, flat(self.config)
+        return [metrics, *open_loggers(names, self.folder, done, values)]
+
+    def peak_speed(self) -> float | None:
+        """Images a second if the devices did nothing but matrix products."""
+        network = self.program.network
+        flops = product_flops(self.mesh, network.dtype)
+        return flops and flops / training_flop(network, self.config.augment.crop)
 
     def epoch(self, step: int) -> float:
         """Passes over the training images after so many steps."""
@@ -230,12 +246,17 @@ class Run:
             "epoch": self.epoch(step),
             "train": self.state.sums,
             "train/learning_rate": rates[self.layers[-1]]["kernel"],
+            "norms": {},
         }
         # Zeros of the host: on the devices they would be made after this step only.
         zero = jax.tree.map(lambda x: np.zeros((), x.dtype), self.state.sums)
         zero = parallel.replicate(self.mesh, zero)
         self.state = dataclasses.replace(self.state, sums=zero)
         return line
+
+    def norms(self, rates: Any) -> dict[str, jax.Array]:
+        """`step.norms` after this step, on the devices."""
+        return self.program.norms(self.state.params, self.state.opt_state.trace, rates)
 
     def validate(self, step: int) -> dict[str, float]:
         """Errors over the centre views of the validation images (§5)."""
@@ -259,15 +280,22 @@ class Run:
             self.schedule = self.schedule.after_validation(rates["top1_error"])
         return {f"validation/{name}": rate for name, rate in rates.items()}
 
-    def save(self, seconds: float) -> None:
+    def save(self, seconds: float, error: float) -> None:
         """Save the state, and what the host remembers of the training."""
         on_host: dict[str, Any] = {"seconds": seconds, "pictures": len(self.training)}
         if isinstance(self.schedule, Plateau):
             on_host["plateau"] = self.schedule.memory()
-        self.checkpoints.save(self.state, on_host)
+        self.checkpoints.save(self.state, on_host, error)
+
+    def finite(self, loss: jax.Array, step: int) -> float:
+        """The loss of a step; one that is not finite ends the training."""
+        value = float(loss)
+        if not math.isfinite(value):
+            what = f"the loss is {value} at step {step:,}"
+            raise NonFiniteError(what, self.checkpoints.newest)
+        return value
 
 
-def require_finite(loss: jax.Array, step: int) -> None:
-    """Stop the run when the loss of a step is not finite."""
-    if not math.isfinite(float(loss)):
-        raise NonFiniteError(f"the loss is {float(loss)} at step {step}")
+def is_multiple(step: int, every: int) -> bool:
+    """Whether something is due that happens every so many steps; 0: never."""
+    return every > 0 and step % every == 0

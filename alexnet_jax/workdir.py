@@ -218,7 +218,7 @@ def starting_params(checkpoint: str, fresh: Sequence[str], like: dict) -> dict:
 
 
 def load_model(
-    workdir: Path, config: ConfigDict, mesh: Mesh, views: int
+    workdir: Path, config: ConfigDict, mesh: Mesh, views: int, best: bool = False
 ) -> tuple[Model, list[str]]:
     """The network of a work directory, ready to predict, and its classes.
 
@@ -227,6 +227,7 @@ def load_model(
         config: its config.json.
         mesh: of the devices that will compute.
         views: 1 or 10.
+        best: take the checkpoint of least validation error, not the newest.
     """
     classes = read_classes(workdir / "classes.txt")
     mean_image = Statistics.load(workdir / "statistics.npz").mean_image
@@ -239,7 +240,7 @@ def load_model(
     network = make_network(config, len(classes))
     shapes = parameter_shapes(network, config.augment.crop)
     shardings = parallel.parameter_shardings(network, mesh)
-    with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+    with closing(Checkpoints(workdir / "checkpoints", best=best)) as checkpoints:
         params = checkpoints.restore_params(parallel.with_shardings(shapes, shardings))
     probabilities = make_probabilities(config, network, mesh, views)
     return Model(probabilities, params, parallel.replicate(mesh, mean_image)), classes
@@ -251,6 +252,7 @@ def load_ensemble(
     mesh: Mesh,
     views: int,
     weights: Sequence[float] = (),
+    best: bool = False,
 ) -> tuple[list[Model], list[str]]:
     """Networks whose predictions are averaged, and their common classes.
 
@@ -260,6 +262,7 @@ def load_ensemble(
         mesh: as for `load_model`.
         views: as there.
         weights: of the networks in the average; () counts all the same.
+        best: as for `load_model`.
     """
     models: list[Model] = []
     classes: list[str] = []
@@ -270,7 +273,7 @@ def load_ensemble(
         )
     weights = weights or [1.0] * len(workdirs)
     for workdir, config, weight in zip(workdirs, configs, weights, strict=True):
-        model, own = load_model(workdir, config, mesh, views)
+        model, own = load_model(workdir, config, mesh, views, best)
         models.append(model._replace(weight=weight))
         classes = classes or own
         if own != classes:

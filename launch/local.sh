@@ -41,7 +41,7 @@ while ((${#index_of[@]})); do
     unset "index_of[$ended]"
     ((status && !result)) || continue
     result=$status
-    ((status == 143 || status == 130)) && continue # saved, as it was told
+    ((status == 143 || status == 138 || status == 130)) && continue # saved, as it was told
     echo "error: process $index of $count ended with status $status and the others end" \
         "too; nothing saved is lost: the same command continues the run" >&2
     # They have a moment to say why themselves.

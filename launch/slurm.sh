@@ -5,7 +5,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=08:00:00
-#SBATCH --signal=TERM@180
+#SBATCH --signal=USR1@180
 #SBATCH --requeue
 #SBATCH --output=alexnet-%j.log
 #SBATCH --open-mode=append
@@ -19,10 +19,16 @@
 # among it), and a disk that all nodes share for --workdir. Change the numbers above, or
 # give them to sbatch: as many tasks as GPUs.
 #
-# Three minutes before its time is up the job saves a checkpoint; it and a job that Slurm
-# puts back in the queue continue when started again. Where one process dies, all end.
+# Three minutes before its time is up (SIGUSR1) the job saves a checkpoint and puts itself
+# back in the queue, where it continues. A job that Slurm preempts or a person cancels
+# (SIGTERM) saves one too; Slurm queues the former again. Where one process dies, all end.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start it with sbatch}"
 # shellcheck disable=SC1091 # made by whoever installs
 [[ -d .venv ]] && source .venv/bin/activate
-exec srun --kill-on-bad-exit=1 python -m alexnet_jax.main --coordinator=auto "$@"
+status=0
+srun --kill-on-bad-exit=1 python -m alexnet_jax.main --coordinator=auto "$@" || status=$?
+if ((status == 138)); then # 128 + SIGUSR1
+    scontrol requeue "${SLURM_JOB_ID:?}"
+fi
+exit "$status"

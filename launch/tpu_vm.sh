@@ -11,7 +11,8 @@
 # share (Filestore, or a bucket mounted with gcsfuse). The workers' python3 must be 3.11
 # or later.
 #
-# A slice that was preempted continues with the same command.
+# A slice that Google takes back saves a checkpoint first (--preemption=gce), and continues
+# with the same command.
 set -euo pipefail
 
 if (($# < 2)) || [[ $1 == -* || $2 == -* ]]; then
@@ -35,4 +36,5 @@ on_every_worker "set -e
     cd alexnet_jax && python3 -m venv .venv
     .venv/bin/pip install -q -e . 'jax[tpu]'"
 on_every_worker "cd alexnet_jax &&
-    exec .venv/bin/python -m alexnet_jax.main --coordinator=auto$(printf ' %q' "$@")"
+    exec .venv/bin/python -m alexnet_jax.main --coordinator=auto --preemption=gce \
+        $(printf ' %q' "$@")"

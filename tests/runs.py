@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
+from alexnet_jax import metrics
 from alexnet_jax.config import base_config
 from alexnet_jax.convert import convert
 from alexnet_jax.train import train
@@ -85,6 +87,18 @@ def logged(workdir: Path) -> list[dict[str, float]]:
     clock = ("train/images_per_second", "train/data_wait", "train/mfu")
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+def interrupt_after_line(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Sends a signal to this process when that step's line is written."""
+    write = metrics.MetricsFile.write
+
+    def interrupting(self, line):
+        write(self, line)
+        if line["step"] == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(metrics.MetricsFile, "write", interrupting)
 
 
 def weights(workdir: Path) -> dict[str, np.ndarray]:

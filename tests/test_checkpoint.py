@@ -60,13 +60,56 @@ def test_what_is_saved_is_restored_and_the_newest_are_kept(tmp_path):
     assert {d.name for d in directory.iterdir()} == {"9", "12"}
 
 
+def steps_in(directory) -> set[int]:
+    return {int(d.name) for d in directory.iterdir()}
+
+
+def test_the_best_is_kept_with_the_newest_and_remembered(tmp_path):
+    directory = tmp_path / "checkpoints"
+    with closing(Checkpoints(directory, keep=2)) as checkpoints:
+        assert checkpoints.best_error == np.inf
+        for step, error in [(1, 0.5), (2, 0.25), (3, 0.5), (4, np.inf), (5, np.inf)]:
+            checkpoints.save(numbered_state(step), {}, error)
+        assert checkpoints.best_error == 0.25
+    assert steps_in(directory) == {2, 4, 5}
+
+    params = like(numbered_state(0).params)
+    for best, step in [(True, 2), (False, 5)]:
+        with closing(Checkpoints(directory, best=best)) as checkpoints:
+            assert checkpoints.newest == 5
+            restored = checkpoints.restore_params(params)
+        jax.tree.map(
+            np.testing.assert_array_equal, restored, numbered_state(step).params
+        )
+
+    with closing(Checkpoints(directory, keep=2)) as checkpoints:  # another start
+        assert checkpoints.best_error == 0.25
+        state, _ = checkpoints.restore(like(numbered_state(0)))
+        assert int(state.step) == 5
+        checkpoints.save(numbered_state(6), {}, 0.25)  # of equals the later one
+        for step in (7, 8):
+            checkpoints.save(numbered_state(step), {}, 0.5)
+    assert steps_in(directory) == {6, 7, 8}
+
+
+def test_without_a_validation_the_best_is_the_newest(tmp_path):
+    with closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(numbered_state(step), {})
+    assert steps_in(tmp_path) == {2}
+    with closing(Checkpoints(tmp_path, best=True)) as checkpoints:
+        restored = checkpoints.restore_params(like(numbered_state(0).params))
+    jax.tree.map(np.testing.assert_array_equal, restored, numbered_state(2).params)
+
+
 def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(numbered_state(3), {})
     state = numbered_state(4)
     bias = state.params["fc7"]["bias"].at[5].set(np.nan)
     state.params["fc7"]["bias"] = bias
-    with pytest.raises(NonFiniteError, match=r"not finite after step 4; .*optimizer"):
+    words = "a parameter is not finite after step 4: the training has diverged; the ch"
+    with pytest.raises(NonFiniteError, match=f"^{words}eckpoint of step 3 is kept; "):
         checkpoints.save(state, {})
     checkpoints.close()
     assert [d.name for d in (tmp_path / "checkpoints").iterdir()] == ["3"]
@@ -100,7 +143,10 @@ def test_a_device_without_room_is_no_damaged_checkpoint(monkeypatch):
             checkpoints.restore_params({})
 
 
-@pytest.mark.parametrize("part", ["params/manifest.ocdbt", "rest/d", "memory/metadata"])
+@pytest.mark.parametrize(
+    "part",
+    ["params/manifest.ocdbt", "rest/d", "memory/metadata", "metrics/metrics"],
+)
 def test_a_damaged_checkpoint_is_told_of_and_left_alone(part, tmp_path):
     workdir = copy_of_finished_run(tmp_path / "run")
     newest = workdir / "checkpoints" / "24"

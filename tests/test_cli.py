@@ -303,9 +303,17 @@ def test_a_config_beside_ones_data_needs_the_package_alone(tmp_path):
     options = {"library": installed, "stdout": subprocess.PIPE}
     done = run_elsewhere(mine, *command, **options)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("done: run\nreport: run/report/index.html\n")
+    (line,) = logged(mine / "run")
+    error = f"{line['validation/top1_error']:.2%}"
+    assert done.stdout.endswith(
+        "done: run\n"
+        "report: run/report/index.html\n"
+        f"best validation: top-1 error {error} after step 2\n"
+        "next: python -m alexnet_jax.evaluate --checkpoint=run --views=10\n"
+        "      python -m alexnet_jax.predict --checkpoint=run IMAGE\n"
+    )
     assert json.loads((mine / "run" / "config.json").read_text())["seed"] == 3
-    assert [line["step"] for line in logged(mine / "run")] == [2]
+    assert line["step"] == 2
     asked = "import alexnet_jax; print(alexnet_jax.__file__)"
     answer = run_elsewhere(mine, "-c", asked, **options).stdout.strip()
     assert Path(answer).is_relative_to(installed), "which package was run"

@@ -82,15 +82,48 @@ def test_a_training_keeps_its_update_for_the_next_start(tmp_path):
     assert len(list(Path(tmp_path).glob("alexnet_jax/jit_train_step-*"))) == 1
 
 
+def measured_flops(mesh, monkeypatch, own: float, all_programs: float) -> float | None:
+    """As measured where products take 0.75 s, one half a second.
+
+    `own` and `all_programs` are shares of the processor's time.
+    """
+    cores = os.sched_getaffinity(0)
+    seconds = [0.75] * (device.REPEATS - 1) + [0.5]
+    clock = iter([x for i, s in enumerate(seconds) for x in (i, i + s)])
+    monkeypatch.setattr(device, "perf_counter", lambda: next(clock))
+    used = iter([10.0, 10.0 + own * len(cores) * sum(seconds)])
+    monkeypatch.setattr(device, "process_time", lambda: next(used))
+    busy = [100 * all_programs if i in cores else 0.0 for i in range(max(cores) + 1)]
+    monkeypatch.setattr(device.psutil, "cpu_percent", lambda percpu: busy)
+    monkeypatch.setattr(device, "make_product", lambda: lambda x, y: x)
+    return device.product_flops(mesh, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("own", "all_programs", "known"),
+    [(1.0, 1.0, True), (0.8, 0.85, True), (0.8, 0.95, False), (0.5, 1.0, False)],
+)
+def test_a_processor_that_others_use_is_no_yardstick(
+    own, all_programs, known, monkeypatch
+):
+    mesh = make_mesh(tiny_config())
+    found = measured_flops(mesh, monkeypatch, own, all_programs)
+    assert found == (2 * 1536**3 / 0.5 if known else None)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_the_yardstick_of_an_accelerator_is_not_the_processors(backend, monkeypatch):
+    mesh = make_mesh(tiny_config())
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert measured_flops(mesh, monkeypatch, own=0.1, all_programs=1.0)
+
+
 @pytest.mark.parametrize(("shape", "devices"), [((1, 1), 1), ((2, 2), 4), ((4, 2), 8)])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_devices_made_of_one_processor_count_once(backend, shape, devices, monkeypatch):
     mesh = make_mesh(tiny_config({"mesh.data": shape[0], "mesh.tower": shape[1]}))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(device, "make_product", lambda: lambda x, y: x)
-    readings = iter([0, 0.75, 1, 1.5, 2, 2.625, 3, 4])  # the fastest: half a second
-    monkeypatch.setattr(device, "perf_counter", lambda: next(readings))
-    found = device.product_flops(mesh, jnp.float32)
+    found = measured_flops(mesh, monkeypatch, own=1.0, all_programs=1.0)
     if backend == "gpu":
         assert found == 2 * 8192**3 / 0.5 * devices
     else:

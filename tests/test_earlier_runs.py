@@ -13,7 +13,7 @@ from runs import contents, logged
 
 from alexnet_jax import workdir
 from alexnet_jax.evaluate import evaluate
-from alexnet_jax.predict import predict
+from alexnet_jax.predict import load_run, predict
 from alexnet_jax.train import train
 
 MATERIAL = Path(__file__).parent / "material" / "run_590dde5.tar.gz"
@@ -67,7 +67,9 @@ def test_it_is_evaluated_with_the_error_rates_of_before(folder):
 
 def test_it_predicts(folder, shared_data):
     images = sorted(map(str, (shared_data / "edge-cases").glob("*.JPEG")))
-    answers = [a for a in predict([folder], images, top=10) if "top" in a]
+    answers = [
+        a for a in predict(load_run(folder, views=1), images, top=10) if "top" in a
+    ]
     assert answers
     for answer in answers:
         total = sum(row["probability"] for row in answer["top"])

@@ -6,7 +6,7 @@ import pytest
 from apps import refusal, run_app
 from pictures import encoded, write_class_folders
 from preparing import prepared_with
-from runs import copy_of_finished_run, finished_run, logged, tiny_config
+from runs import copy_of_finished_run, finished_run, logged, tiny_config, tiny_flags
 
 from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.evaluate import evaluate
@@ -37,6 +37,41 @@ def test_the_command_prints_one_json_object_last():
     assert printed == evaluate([finished_run()], views=10)
     assert printed["views"] == 10
     assert printed["loss"] != evaluate([finished_run()], tiny_config())["loss"]
+
+
+def test_the_best_checkpoint_is_evaluated_when_asked_for():
+    lines = [x for x in logged(finished_run()) if "validation/loss" in x]
+    best = min(lines, key=lambda line: line["validation/top1_error"])
+    rates = evaluate([finished_run()], tiny_config(), best=True)
+    assert rates["loss"] == pytest.approx(best["validation/loss"], rel=1e-6)
+    run = f"--checkpoint={finished_run()}"
+    answers = [run_app("evaluate", run, flag).out for flag in ("--best", "--nobest")]
+    losses = [json.loads(out.splitlines()[-1])["loss"] for out in answers]
+    assert losses == pytest.approx(
+        [best["validation/loss"], lines[-1]["validation/loss"]]
+    )
+
+
+def test_five_classes_have_no_top_5_error_and_pipes_no_bar(tmp_path):
+    folder = write_class_folders(tmp_path / "pictures", dict.fromkeys("abcde", 4))
+    source = {
+        "dataset.source": "folder",
+        "dataset.train": str(folder),
+        "dataset.validation": str(folder),
+    }
+    flags = tiny_flags(tmp_path / "run", {**source, "steps": 1})
+    trained = run_app("main", *flags)
+    assert (trained.status, trained.err) == (0, "")
+    assert "top-1 error" in trained.out
+    assert max(map(len, trained.out.replace(str(tmp_path), "").splitlines())) <= 100
+    answer = run_app("evaluate", f"--checkpoint={tmp_path}/run")
+    assert (answer.status, answer.err) == (0, "")
+    words, printed = answer.out.splitlines()
+    assert words.startswith("20 images, 1 view(s), 1 model(s): loss ")
+    assert json.loads(printed)["top5_error"] == 0.0
+    assert "top-5" not in trained.out + words
+    ten = run_app("evaluate", f"--checkpoint={finished_run()}")
+    assert ", top-5 error " in ten.out
 
 
 def test_an_ensemble_averages_and_the_split_is_chosen(tmp_path):

@@ -74,6 +74,31 @@ def test_local_and_tpu_say_what_they_need():
     assert "JAX finds no GPU here" in errors
 
 
+@pytest.mark.parametrize(
+    ("status", "requeued"), [(0, False), (138, True), (143, False), (2, False)]
+)
+def test_slurm_queues_a_job_again_when_its_time_is_up(status, requeued, tmp_path):
+    for name, text in {
+        "srun": f'echo "srun $*" >>{tmp_path}/told; exit {status}',
+        "scontrol": f'echo "scontrol $*" >>{tmp_path}/told',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    launched = start(
+        "slurm.sh",
+        "--workdir=w",
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        SLURM_SUBMIT_DIR=str(tmp_path),
+        SLURM_JOB_ID="7",
+    )
+    _, errors = launched.communicate()
+    assert (launched.returncode, errors) == (status, "")
+    told = (tmp_path / "told").read_text().splitlines()
+    module = "python -m alexnet_jax.main --coordinator=auto --workdir=w"
+    assert told[0] == f"srun --kill-on-bad-exit=1 {module}"
+    assert told[1:] == ["scontrol requeue 7"] * requeued
+
+
 def test_every_tpu_worker_gets_the_arguments_as_they_were_given(tmp_path):
     told = tmp_path / "told"
     gcloud = tmp_path / "gcloud"

@@ -45,7 +45,11 @@ def events(monkeypatch) -> list[tuple[str, int]]:
                 state, loss = program.train_step(state, *arguments)
             return state, Loss(step, loss, events)
 
-        return program._replace(train_step=train_step)
+        def norms(*arguments):
+            with jax.transfer_guard("disallow"):
+                return program.norms(*arguments)
+
+        return program._replace(train_step=train_step, norms=norms)
 
     def watched_write(self, line):
         events.append(("line", line["step"]))
@@ -56,8 +60,12 @@ def events(monkeypatch) -> list[tuple[str, int]]:
     return events
 
 
-def test_a_step_is_dispatched_before_the_last_ones_numbers_are_read(events, tmp_path):
-    assert loop.train(tiny_config(CONFIG), tmp_path) is None
+@pytest.mark.parametrize("norms", [0, 4])
+def test_a_step_is_dispatched_before_the_last_ones_numbers_are_read(
+    norms, events, tmp_path
+):
+    config = tiny_config({**CONFIG, "log_norms_every_steps": norms})
+    assert loop.train(config, tmp_path) is None
     steady = []
     for step in range(1, 12):
         steady.append(("dispatch", step + 1))

@@ -17,7 +17,7 @@ from alexnet_jax.data.folders import files_named
 from alexnet_jax.data.generated import Generated
 from alexnet_jax.errors import InputError
 from alexnet_jax.features import write_features
-from alexnet_jax.predict import load_predictor, neighbours, predict
+from alexnet_jax.predict import load_run, neighbours, predict
 
 
 def written(tmp_path, count: int) -> list[str]:
@@ -38,7 +38,7 @@ def distribution(answer: dict, classes: int = 10) -> np.ndarray:
 
 def test_answers_are_those_of_the_network(tmp_path):
     files = written(tmp_path, 35)  # more than are answered at once
-    answers = list(predict([finished_run()], files, views=1, top=10))
+    answers = list(predict(load_run(finished_run(), views=1), files, top=10))
     assert [answer["image"] for answer in answers] == files
 
     # The plain statement of it: centre crop, less the mean, softmax.
@@ -64,9 +64,9 @@ def test_answers_are_those_of_the_network(tmp_path):
 
 def test_views_and_ensembles(tmp_path):
     files = written(tmp_path, 2)
-    one = list(predict([finished_run()], files, top=10, views=1))
-    ten = list(predict([finished_run()], files, top=10))  # as for the command
-    twice = list(predict([finished_run()] * 2, files, top=10, views=1))
+    one = list(predict(load_run(finished_run(), views=1), files, top=10))
+    ten = list(predict(load_run(finished_run()), files, top=10))  # as for the command
+    twice = list(predict(load_run([finished_run()] * 2, views=1), files, top=10))
     for a, b, c in zip(one, ten, twice, strict=True):
         assert distribution(b).sum() == pytest.approx(1)
         assert np.abs(distribution(a) - distribution(b)).max() > 1e-6
@@ -104,7 +104,9 @@ def test_a_pipe_gets_columns(tmp_path):
     rows = [line.split("\t") for line in answer.out.splitlines()]
     expected = [
         [file, f"{row['probability']:.6f}", str(row["label"]), row["name"]]
-        for file, own in zip(files, predict([finished_run()], files), strict=True)
+        for file, own in zip(
+            files, predict(load_run(finished_run()), files), strict=True
+        )
         for row in own["top"][:2]
     ]
     assert rows == expected
@@ -112,7 +114,7 @@ def test_a_pipe_gets_columns(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 9, 600])
 def test_batches_have_few_sizes(count):
-    predictor = load_predictor([finished_run()])
+    predictor = load_run(finished_run())
     devices = predictor.mesh.size
     rows = predictor._rows(count)
     assert rows % devices == 0
@@ -124,8 +126,8 @@ def test_batches_have_few_sizes(count):
 def test_arrays_are_answered_as_files_are(tmp_path):
     files = written(tmp_path, 11)  # of which the last batch has some
     squares = np.stack([Generated(40, 72, 0, "validation")[i][1] for i in range(11)])
-    predictor = load_predictor([finished_run()])
-    answers = predict([finished_run()], files, top=10)
+    predictor = load_run(finished_run())
+    answers = predict(load_run(finished_run()), files, top=10)
     given = np.stack([distribution(answer) for answer in answers])
     np.testing.assert_allclose(predictor.probabilities(squares), given, atol=1e-6)
     assert predictor.probabilities(squares[:0]).shape == (0, 10)
@@ -167,7 +169,7 @@ def test_features_are_written_without_unreadable_images(tmp_path):
     assert answer.out.startswith(f"{output}: 0.0 MB: 4 images, conv5 ")
     squares = np.stack([Generated(40, 72, 0, "validation")[i][1] for i in range(3)])
     names = ["conv5", "pool5", "fc7"]
-    expected = load_predictor([finished_run()], views=1).features(squares, names)
+    expected = load_run(finished_run(), views=1).features(squares, names)
     with np.load(output) as found:
         assert set(found) == {*names, "image", "folder"}
         assert found["image"].tolist() == [f"{tmp_path}/{i}.png" for i in range(3)]
@@ -185,7 +187,7 @@ def test_features_are_written_without_unreadable_images(tmp_path):
 
 
 def test_features_that_cannot_be_written(tmp_path, monkeypatch):
-    predictor = load_predictor([finished_run()], views=1)
+    predictor = load_run(finished_run(), views=1)
     files = files_named(written(tmp_path, 1))
     with pytest.raises(InputError, match=r"F.npz: .*/absent is no folder to write to"):
         write_features(predictor, files, ["fc7"], tmp_path / "absent" / "F.npz")
@@ -210,7 +212,11 @@ def test_neighbours_are_the_nearest_by_euclid(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no")
     absent = str(tmp_path / "gone.png")
     answers = list(
-        neighbours([finished_run()], [files[4], absent, str(copy)], [str(tmp_path)])
+        neighbours(
+            load_run(finished_run(), views=1),
+            [files[4], absent, str(copy)],
+            [str(tmp_path)],
+        )
     )
     bad, own, gone, of_copy = answers
     assert bad["image"] == f"{tmp_path}/bad.png"
@@ -219,7 +225,7 @@ def test_neighbours_are_the_nearest_by_euclid(tmp_path):
     assert "No such file" in gone["error"]
 
     squares = np.stack([Generated(40, 72, 0, "validation")[i][1] for i in range(12)])
-    predictor = load_predictor([finished_run()], views=1)
+    predictor = load_run(finished_run(), views=1)
     fc7 = np.float64(predictor.features(squares, ["fc7"])["fc7"])
     distances = np.linalg.norm(fc7 - fc7[4], axis=1)
     order = [i for i in np.argsort(distances, kind="stable") if i != 4][:4]
@@ -233,7 +239,9 @@ def test_neighbours_are_the_nearest_by_euclid(tmp_path):
         assert [row["distance"] for row in found] == pytest.approx(
             distances[order], rel=1e-4
         )
-    conv1 = neighbours([finished_run()], [files[4]], files, layer="conv1", top=1)
+    conv1 = neighbours(
+        load_run(finished_run(), views=1), [files[4]], files, layer="conv1", top=1
+    )
     assert len(next(conv1)["neighbours"]) == 1
 
 
@@ -242,13 +250,17 @@ def test_neighbours_of_the_command(tmp_path):
     among = f"--neighbours={tmp_path}"
     checkpoint = f"--checkpoint={finished_run()}"
     answer = run_app("predict", checkpoint, among, "--json", "--top=1", files[0])
-    found = next(neighbours([finished_run()], files[:1], [str(tmp_path)], top=1))
+    found = next(
+        neighbours(load_run(finished_run(), views=1), files[:1], [str(tmp_path)], top=1)
+    )
     assert json.loads(answer.out) == found
     assert answer.status == 0
 
 
 def test_every_awkward_file_is_answered(shared_data):
-    answers = list(predict([finished_run()], [str(shared_data / "edge-cases")], top=10))
+    answers = list(
+        predict(load_run(finished_run()), [str(shared_data / "edge-cases")], top=10)
+    )
     errors = {a["image"].rsplit("/", 1)[1] for a in answers if "error" in a}
     assert errors == {"empty.JPEG", "not_an_image.JPEG", "truncated.JPEG"}
     assert len(answers) == 13
@@ -262,16 +274,16 @@ def test_names_for_people(tmp_path):
     classes = (finished_run() / "classes.txt").read_text().splitlines()
     table = tmp_path / "names.tsv"
     table.write_text("".join(f"0\t{name}\tthe {name}\n" for name in classes))
-    (answer,) = predict([finished_run()], files, names=str(table))
+    (answer,) = predict(load_run(finished_run()), files, names=str(table))
     assert [row["name"] for row in answer["top"]] == [
         f"the {classes[row['label']]}" for row in answer["top"]
     ]
     assert len(answer["top"]) == 5
     table.write_text("0\tdisc\tthe disc\n")
     with pytest.raises(InputError, match=r"has no line for the class 'ring'"):
-        next(predict([finished_run()], files, names=str(table)))
+        next(predict(load_run(finished_run()), files, names=str(table)))
     with pytest.raises(InputError, match=r"--names=nowhere: cannot be read"):
-        next(predict([finished_run()], files, names="nowhere"))
+        next(predict(load_run(finished_run()), files, names="nowhere"))
 
 
 def test_bad_flags_are_refused(tmp_path):

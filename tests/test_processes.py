@@ -1,6 +1,7 @@
 """Several processes train the one network that a single process would."""
 
 import json
+import os
 import signal
 import socket
 import time
@@ -134,6 +135,26 @@ def test_a_signal_to_one_stops_both_after_the_same_step(tmp_path):
     assert "the same command continues the run" in ended.out
     saved = max(int(d.name) for d in (workdir / "checkpoints").iterdir())
     assert f"stopped after step {saved};" in ended.out
+
+
+def test_slurms_signal_to_each_stops_both_with_its_status(tmp_path):
+    workdir = tmp_path / "run"
+    two = Two(workdir, {}, {})
+    two.wait_for_line(workdir, 5)
+    for process in two.processes:
+        os.kill(process.pid, signal.SIGUSR1)
+    ended = two.ended()
+    assert ended.statuses == [138, 138], ended
+    saved = max(int(d.name) for d in (workdir / "checkpoints").iterdir())
+    assert f"stopped after step {saved};" in ended.out
+
+
+def test_processes_that_diverge_have_that_status(tmp_path):
+    changes = {"optimizer.rate": 1e12, "checkpoint_every_steps": 100}
+    ended = Two(tmp_path / "run", changes, changes).ended()
+    assert ended.statuses == [3, 3], ended
+    for error in ended.errors:
+        assert "diverged; no checkpoint was saved before" in error
 
 
 def test_processes_that_disagree_name_the_key(tmp_path):

@@ -15,7 +15,8 @@ def test_a_trace_of_six_steps_opens_and_changes_nothing(tmp_path, capsys):
     (written,) = tmp_path.glob("profile/plugins/profile/*/*.trace.json.gz")
     lines = capsys.readouterr().out.splitlines()
     (said,) = [line for line in lines if line.startswith("trace ")]
-    assert said.startswith(f"trace of steps 10 to 15: {written} (")
+    assert said == f"trace of steps 10 to 15: {written}"
+    assert f"for ui.perfetto.dev, or: tensorboard --logdir {tmp_path}/profile" in lines
     with gzip.open(written) as file:
         events = json.load(file)["traceEvents"]
     steps = [event for event in events if event.get("name") == "step"]

@@ -4,42 +4,32 @@ import random
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from apps import start_app
+from apps import run_app, start_app
 from pictures import encoded, write_class_folders
 from runs import (
     assert_same_weights,
     contents,
     copy_of_finished_run,
     finished_run,
+    interrupt_after_line,
     logged,
     tiny_config,
     tiny_flags,
     weights,
 )
 
-from alexnet_jax import experiment, metrics
+from alexnet_jax import experiment
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.files import locked
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.optimizer import chance_error
 from alexnet_jax.processes import stop_signal
 from alexnet_jax.train import train
-
-
-def interrupt_after_line(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Sends a signal to this process when that step's line is written."""
-    write = metrics.MetricsFile.write
-
-    def interrupting(self, line):
-        write(self, line)
-        if line["step"] == step:
-            signal.raise_signal(number)
-
-    monkeypatch.setattr(metrics.MetricsFile, "write", interrupting)
 
 
 def start_training(workdir: Path, **changes):
@@ -91,13 +81,23 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, monkeypatch, capsys)
     assert_same_weights(tmp_path, finished_run())
 
 
+def test_the_signal_before_slurms_time_limit_saves_too(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after_line(patch, 10, signal.SIGUSR1)
+        assert train(tiny_config(), tmp_path) == signal.SIGUSR1
+    assert train(tiny_config(), tmp_path) is None
+    assert logged(tmp_path) == logged(finished_run())
+    assert_same_weights(tmp_path, finished_run())
+
+
 def test_one_signal_is_noted_and_a_second_ctrl_c_acts():
     with stop_signal() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_mesh_and_logging_may_change(tmp_path):
@@ -184,13 +184,89 @@ def test_a_plateau_at_chance_does_not_end_a_training_that_has_not_begun(tmp_path
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     changes = {"checkpoint_every_steps": 1, "log_every_steps": 1}
     config = tiny_config({"optimizer.rate": 1e12, **changes})
-    with pytest.raises(NonFiniteError, match=r"at step \d+; .* optimizer.rate"):
+    with pytest.raises(NonFiniteError, match=r"at step \d+: .* diverged") as diverged:
         train(config, tmp_path)
+    newest = Checkpoints(tmp_path / "checkpoints").newest
+    assert str(diverged.value).endswith(
+        f"the checkpoint of step {newest} is kept; start again with a lower "
+        "optimizer.rate in another --workdir"
+    )
     lines = logged(tmp_path)
     assert lines
     assert all(math.isfinite(v) for line in lines for v in line.values())
-    assert Checkpoints(tmp_path / "checkpoints").newest == lines[-1]["step"]
+    assert newest == lines[-1]["step"]
     assert all(np.isfinite(weight).all() for weight in weights(tmp_path).values())
+
+
+def test_divergence_before_a_checkpoint_speaks_of_none_and_has_its_status(tmp_path):
+    flags = tiny_flags(tmp_path / "run", {"optimizer.rate": 1e12})
+    answer = run_app("main", *flags, "--config.checkpoint_every_steps=100")
+    assert answer.status == 3
+    (line,) = answer.err.splitlines()
+    assert line.startswith("error: the loss is ")
+    assert line.endswith(
+        ": the training has diverged; no checkpoint was saved before; start again "
+        "with a lower optimizer.rate"
+    )
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_it_trains_outside_of_the_main_thread_in_a_folder_named_by_text(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(train, tiny_config({"steps": 24}), str(tmp_path / "run"))
+        assert ended.result() is None
+    assert logged(tmp_path / "run") == logged(finished_run())
+
+
+def test_norms_by_layer_are_those_of_weights_and_their_changes(tmp_path):
+    logs = {"log_norms_every_steps": 8, "log_every_steps": 5}
+    frozen = {"optimizer.layer_drops": (("conv2", 0.0, 0.0, 0.0),)}
+    after = {}
+    for steps in (7, 8):
+        train(tiny_config({**logs, **frozen, "steps": steps}), tmp_path)
+        after[steps] = weights(tmp_path)
+    line = logged(tmp_path)[-1]
+    assert line["step"] == 8
+    found = {key: value for key, value in line.items() if "norm/" in key}
+    expected = {}
+    for name, new in after[8].items():
+        old, new = after[7][name].astype(float), new.astype(float)
+        layer, kind = name.split(".")
+        expected[f"norm/{layer}/{kind}"] = np.sqrt((new**2).sum())
+        expected[f"update_norm/{layer}/{kind}"] = np.sqrt(((new - old) ** 2).sum())
+    assert expected["update_norm/conv2/kernel"] == 0
+    assert found == pytest.approx(expected, rel=1e-3)  # old + change is rounded
+    assert len(found) == 2 * 2 * 8
+
+
+def test_norms_change_no_step_and_the_lines_of_others_have_none(tmp_path):
+    train(tiny_config({"log_norms_every_steps": 10}), tmp_path)
+    lines = logged(tmp_path)
+    norms = [any("norm/" in key for key in line) for line in lines]
+    assert [line["step"] for line, has in zip(lines, norms, strict=True) if has] == [
+        10, 20,
+    ]  # fmt: skip
+    without = [
+        {k: v for k, v in line.items() if "norm/" not in k} for line in lines
+    ]  # fmt: skip
+    assert without == logged(finished_run())
+    assert_same_weights(tmp_path, finished_run())
+
+
+def test_a_checkpoint_is_saved_at_the_best_validation(tmp_path):
+    changes = {"checkpoint_every_steps": 100, "checkpoints_to_keep": 1}
+    train(tiny_config(changes), tmp_path)
+    errors = {
+        line["step"]: line["validation/top1_error"]
+        for line in logged(tmp_path)
+        if "validation/top1_error" in line
+    }
+    assert list(errors) == [7, 13, 19, 24]
+    best = max(step for step in errors if errors[step] == min(errors.values()))
+    kept = {int(d.name) for d in (tmp_path / "checkpoints").iterdir()}
+    # Of equals the first: only a better one is saved, and the last step.
+    first = min(step for step in errors if errors[step] == errors[best])
+    assert kept == ({24} if errors[24] == errors[best] else {first, 24})
 
 
 def test_a_work_directory_is_as_promised(tmp_path, capsys):
@@ -221,7 +297,16 @@ def test_a_work_directory_is_as_promised(tmp_path, capsys):
                 if validated
             ),
         }
-    assert {d.name for d in (workdir / "checkpoints").iterdir()} == {"16", "20", "24"}
+    # Every 4 steps and where a validation was better than all before: the newest three
+    # and the best.
+    saved, best = set(range(4, 25, 4)), 1.0
+    for line in logged(workdir):
+        if line.get("validation/top1_error", 1.0) < best:
+            best, at = line["validation/top1_error"], line["step"]
+            saved.add(at)
+    kept = {int(d.name) for d in (workdir / "checkpoints").iterdir()}
+    assert kept - {at} == set(sorted(saved)[-3:]) - {at}
+    assert at in kept or best == logged(workdir)[-1]["validation/top1_error"]
     copy = copy_of_finished_run(tmp_path / "again")
     train(tiny_config(), copy)
     printed = capsys.readouterr().out

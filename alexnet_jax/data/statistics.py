@@ -154,9 +154,8 @@ def survey(
     threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     added = iter(chunks.map(_AddUp(source, square)).to_iter_dataset(options))
-    bar = tqdm(
-        total=len(source), unit=" images", desc="statistics", disable=not progress
-    )
+    disable = None if progress else True  # None: not in a pipe
+    bar = tqdm(total=len(source), unit=" images", desc="statistics", disable=disable)
     with bar, closing(added):
         for chunk in added:
             sums += chunk["sums"]

@@ -32,7 +32,7 @@ from alexnet_jax.prepare.originals import open_originals
 from alexnet_jax.prepare.shards import ENCODINGS, SUBSAMPLINGS
 from alexnet_jax.values import one_of
 
-bar = partial(tqdm, unit=" images", smoothing=0.05)
+bar = partial(tqdm, unit=" images", smoothing=0.05, disable=None)  # not in a pipe
 
 
 def prepare(settings: Settings, splits: Sequence[Split] = ()) -> None:

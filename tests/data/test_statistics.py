@@ -1,4 +1,6 @@
+import io
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -63,12 +65,20 @@ def test_nothing_readable():
         survey(Numbered(1, 0), Square(8), progress=False)
 
 
-def test_progress_goes_to_stderr(capfd):
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_goes_to_stderr_if_it_is_a_terminal(capfd, monkeypatch):
     survey(Numbered(5), Square(40), progress=True)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "5/5" in err
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    survey(Numbered(5), Square(40), progress=True)
+    assert "5/5" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     survey(Numbered(5), Square(40), progress=False)
+    assert terminal.getvalue() == ""
     assert capfd.readouterr() == ("", "")
 
 

@@ -40,6 +40,7 @@ def test_neither_workers_nor_kill_9_change_a_byte(source, tmp_path):
     (killed / "pictures-train.array_record-00059-of-00060").write_bytes(b"half")
     refused(lambda: records(killed), killed, "not prepared to the end", "again")
     answer = run_app("prepare", f"--destination={killed}", *flags)
+    assert answer.err == ""  # no bar in a pipe
     assert answer.status == 0, answer
     assert "finished shards are kept" in answer.out
     assert contents(killed) == undisturbed

@@ -350,10 +350,12 @@ def test_a_training_ends_well_where_no_report_can_be_written(tmp_path):
     (folder / "report").write_text("a file")
     answer = run_app("main", *tiny_flags(folder))  # there is nothing left to train
     assert answer.status == 0
-    done, report = answer.out.splitlines()[-2:]
+    done, report, best, *commands = answer.out.splitlines()[-5:]
     assert done == f"done: {folder}"
     assert report.startswith("report: not written: ")
     assert "File exists" in report
+    assert best.startswith("best validation: top-1 error ")
+    assert all(f"--checkpoint={folder}" in command for command in commands)
 
 
 def test_names_with_commas_are_folders(tmp_path):
