@@ -11,10 +11,11 @@ A network, and one with the weights of a run:
     run = load_run("runs/quickstart")
     run.probabilities(images)  # uint8 (N, S, S, 3) → (N, classes)
 
-The apps are functions too: `alexnet_jax.train.train(config, "runs/mine")`, and `evaluate`,
-`predict` and `convert` in the modules of these names. A training step by step:
+The apps are functions too: `alexnet_jax.train.train(config, "runs/mine")`, and
+`evaluate`, `predict` and `convert` in the modules of these names. A training, step by
+step:
 
-    config = base_config()  # every field with its value in the paper
+    config = load_config("configs/quickstart.py")  # or base_config(), the paper's
     source = open_images(config, "train")
     mesh = make_mesh(config)
     program = make_program(config, len(source.classes), mesh)

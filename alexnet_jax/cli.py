@@ -108,20 +108,7 @@ def _check_config(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         The arguments, with the file that --config names in full, and the config's keys.
     """
     given = _given("config", argv)
-    file, *parameter = _config_file(given or str(PAPER))
-    if not Path(file).is_file():
-        raise InputError(
-            f"--config={given}: no such file; give one like those of configs/"
-        )
-    try:
-        config = runpy.run_path(file)["get_config"](*parameter)
-        if not isinstance(config, ConfigDict):
-            raise TypeError(f"get_config() must return a ConfigDict, not {config}")
-        keys = flat(config)
-    except InputError as error:
-        raise InputError(f"--config={given}: {error}") from None
-    except Exception as error:  # the file is any code
-        raise InputError(f"--config={given}: {type(error).__name__}: {error}") from None
+    keys = flat(load_config(given or str(PAPER)))
     for argument in argv:
         if named := re.match(r"--?(?:no)?config\.([^=]+)", argument):
             key = named[1]
@@ -134,8 +121,35 @@ def _check_config(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
                 )
     if given is None:
         return argv, [*keys]
-    first = [f"--config={':'.join([file, *parameter])}"]
+    first = [f"--config={':'.join(_config_file(given))}"]
     return [*argv[:1], *first, *_without("config", argv[1:])], [*keys]
+
+
+def load_config(given: str) -> ConfigDict:
+    """The config that --config names.
+
+    Args:
+        given: a file with a get_config(), where configs/X.py may be one of this
+            package's; 'X.py:NAME' passes NAME to it; or the config.json of a run.
+    """
+    file, *parameter = _config_file(given)
+    if not Path(file).is_file():
+        raise InputError(
+            f"--config={given}: no such file; give one like those of configs/"
+        )
+    before = sys.path[:]
+    sys.path += map(str, CONFIGS)  # configs/ import each other
+    try:
+        config = runpy.run_path(file)["get_config"](*parameter)
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config() must return a ConfigDict, not {config}")
+        return config
+    except InputError as error:
+        raise InputError(f"--config={given}: {error}") from None
+    except Exception as error:  # the file is any code
+        raise InputError(f"--config={given}: {type(error).__name__}: {error}") from None
+    finally:
+        sys.path[:] = before
 
 
 def _config_file(given: str) -> list[str]:

@@ -6,8 +6,6 @@ python -m alexnet_jax.convert --source=bvlc_alexnet.caffemodel \
     --mean=imagenet_mean.binaryproto --destination=runs/bvlc_alexnet
 """
 
-import runpy
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -200,15 +198,12 @@ def _own_config(found: Found, file: Path) -> ConfigDict:
     if "config.json" in found.companions:
         text = found.companions["config.json"].decode(errors="replace")
         return parsed(text, f"--source={file}")
-    path, _, parameter = found.config.partition(":")
-    root = Path(__file__).parents[1]
-    if not path or not (root / path).is_file():
+    if not found.config:
         raise InputError(
             f"--source={file}: carries no config of its network; add "
-            f"--config={found.config or 'configs/X.py'}"
+            "--config=configs/X.py"
         )
-    sys.path.append(str(root))  # configs/ import each other
-    return runpy.run_path(str(root / path))["get_config"](parameter)
+    return cli.load_config(found.config)
 
 
 def _class_names(

@@ -33,7 +33,7 @@ def load_run(
     weights: Sequence[float] = (),
     best: bool = False,
 ) -> Predictor:
-    """The network of a work directory, or an ensemble, on all of this machine's devices.
+    """The network of a work directory, or an ensemble, on this machine's devices.
 
     Args:
         folders: a work directory, or several, whose predictions are averaged.
@@ -41,8 +41,8 @@ def load_run(
         weights: of the networks in the average; () counts all the same.
         best: take the checkpoints of least validation error, not the newest.
     """
-    paths = [folders] if isinstance(folders, str | Path) else folders
-    paths = [Path(folder).expanduser() for folder in paths]
+    several = [folders] if isinstance(folders, str | Path) else folders
+    paths = [Path(folder).expanduser() for folder in several]
     configs = [workdir.read_config(folder) for folder in paths]
     first, devices = configs[0], jax.device_count()
     mesh = parallel.make_mesh(devices, 1, first.network.towers, devices)
