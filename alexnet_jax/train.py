@@ -83,8 +83,7 @@ def _train(
             say(late)
         training, statistics = inputs.surveyed(training, config, folder)
         inputs.require_a_batch(training, config)
-        keep = config.checkpoints_to_keep
-        checkpoints = Checkpoints(folder / "checkpoints", keep)
+        checkpoints = Checkpoints(folder / "checkpoints", config.checkpoints_to_keep)
         with processes.stop_signal() as stop, closing(checkpoints):
             run = Run(
                 config,

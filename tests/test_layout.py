@@ -56,14 +56,14 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 71
+MOST_MODULES = 86
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 5_320,
-    "data": 1_950,
+    "root and network": 6_410,
+    "data": 2_125,
     "prepare": 1_200,
-    "report": 1_400,
-    "benchmark": 1_350,
+    "report": 1_515,
+    "benchmark": 1_520,
     "weights": 970,
 }
 
