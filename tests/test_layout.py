@@ -64,7 +64,7 @@ MOST_LINES = {
     "prepare": 1_200,
     "report": 1_400,
     "benchmark": 1_350,
-    "weights": 975,
+    "weights": 967,
 }
 
 FILES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
