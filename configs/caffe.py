@@ -8,6 +8,9 @@ Expect, over centre views of ILSVRC-2012's validation images, 42.6 % top-1 and 1
 top-5 error (CaffeNet), 42.9 % and 19.8 % (bvlc_alexnet): the accuracies of Caffe's
 readme (docs/sources.md, 'Other implementations'). Caffe reads blue, green, red; here
 the network is trained on red, green, blue, which is the same but for the order.
+
+`convert --source=bvlc_alexnet.caffemodel --mean=imagenet_mean.binaryproto` finds the
+config by itself (docs/weights.md).
 """
 
 from ml_collections import ConfigDict

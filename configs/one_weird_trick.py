@@ -6,7 +6,8 @@
 
 61,100,840 parameters in both forms. 'cuda_convnet2' is layers-imagenet-1gpu.cfg: expect
 42.55 % top-1 and 19.81 % top-5 error over centre views (docs/sources.md, 'Other
-implementations'). 'torchvision' is its `alexnet`: 43.48 % and 20.93 %.
+implementations'). 'torchvision' is its `alexnet`: 43.48 % and 20.93 %; `convert` reads
+its state dict (docs/weights.md).
 """
 
 from ml_collections import ConfigDict

@@ -38,6 +38,8 @@ def test_names_shapes_and_types_are_as_promised(tmp_path):
     assert {tensor.dtype for tensor in tensors.values()} == {np.dtype("float32")}
     with pytest.raises(InputError, match=r"--destination=.*: exists already"):
         convert(finished_run(), file)
+    (tmp_path / "other").touch()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_there_and_back_changes_no_bit_and_answers_alike(tmp_path):

@@ -43,4 +43,7 @@ def write(file: Path, params: Tensors, folder: Path) -> None:
         name: base64.b64encode((folder / name).read_bytes()).decode()
         for name in COMPANIONS
     }
+    file.touch()
+    mode = file.stat().st_mode
     save_file(params, file, metadata)
+    file.chmod(mode)  # which safetensors 0.8 leaves readable by its owner alone

@@ -84,6 +84,8 @@ def small_network(name: str) -> tuple[AlexNet, int, dict, np.ndarray]:
     for tensor, shape in shapes(network, side).items():
         fan_in = np.prod(shape[-2:-1] if "local" in tensor else shape[:-1])
         deviation = 0.1 if tensor.endswith("bias") else np.sqrt(2 / fan_in)
+        if name == "logistic":
+            deviation *= 6  # or its units hardly know one image from another
         if not params:
             deviation /= 50  # the first layer sees grey levels
         params[tensor] = rng.normal(0, deviation, shape).astype("f4")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from apps import refusal, run_app
-from asked import answers, assert_varied, drawings, photographs
+from asked import answers, assert_agree, assert_varied, drawings, photographs
 from caffe_files import (
     SMALL,
     Sizes,
@@ -126,9 +126,7 @@ def test_the_full_size_answers_as_opencv_does(tmp_path, shared_data, kind):
     assert config.network.layers == get_config(kind).network.layers
     ours = answers(tmp_path / "run", images)
     assert_varied(ours)
-    difference = np.abs(ours - theirs).max()
-    print(f"\n{kind}, OpenCV: largest difference of a probability {difference:.1e}")
-    assert difference < 1e-4
+    assert_agree(f"{kind}, OpenCV", ours, theirs)
 
 
 CHANGES = {

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from asked import answers, assert_varied, drawings, photographs
+from asked import answers, assert_agree, assert_varied, drawings, photographs
 from caffe_files import Sizes, random_weights, write_caffemodel, write_mean
 from caffe_files import mean_image as caffe_mean
 from networks import CHANGES, IMAGES, MARGIN, NETWORKS, mean_image, small_config
@@ -115,8 +115,6 @@ def test_the_full_size_answers_alike_in_every_format(tmp_path, shared_data):
         data = bytearray(file("jax_export").read_bytes())
         return jax.export.deserialize(data).call(images)
 
-    print()
-    for name, run in {"pth": pytorch, "onnx": runtime, "jax_export": exported}.items():
-        difference = np.abs(np.asarray(run()) - ours).max()
-        print(f".{name}: largest difference of a probability {difference:.1e}")
-        assert difference < 1e-4
+    assert_agree("caffenet out, .pth in PyTorch", ours, pytorch())
+    assert_agree("caffenet out, .onnx in ONNX Runtime", ours, runtime())
+    assert_agree("caffenet out, .jax_export", ours, np.asarray(exported()))
