@@ -1,5 +1,5 @@
-from .cli import load_config as load_config
 from .config import base_config as base_config
+from .config_file import load_config as load_config
 from .data.statistics import Statistics as Statistics
 from .errors import InputError as InputError
 from .experiment import make_mesh as make_mesh

@@ -4,9 +4,9 @@ import errno
 import math
 import os
 import re
-import runpy
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from logging import CRITICAL, getLogger
@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from tqdm import tqdm
 
+from alexnet_jax.config_file import FOLDERS, PAPER, full_name, load_config
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import flat, nearest
 
 flags.disclaim_key_flags()  # flags defined here are shown in the app's --help
 
-PACKAGE = Path(__file__).parent
-PAPER = PACKAGE / "config.py"
-CONFIGS = PACKAGE.parent, PACKAGE / "shipped"  # of configs/: a checkout, a wheel
+WIDTH = 100  # columns of what is printed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a write that name no file
 
@@ -77,6 +76,14 @@ def say(text: str) -> None:
         _discard_stdout()
 
 
+def explain(text: str, indent: str = "") -> None:
+    """Print a text of any length in lines of at most `WIDTH` columns."""
+    lines = textwrap.wrap(
+        text, WIDTH - len(indent), break_long_words=False, break_on_hyphens=False
+    )
+    say("\n".join(indent + line for line in lines))
+
+
 def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -108,7 +115,7 @@ def _check_config(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         The arguments, with the file that --config names in full, and the config's keys.
     """
     given = _given("config", argv)
-    keys = flat(load_config(given or str(PAPER)))
+    keys = flat(load_config(given or PAPER))
     for argument in argv:
         if named := re.match(r"--?(?:no)?config\.([^=]+)", argument):
             key = named[1]
@@ -121,52 +128,8 @@ def _check_config(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
                 )
     if given is None:
         return argv, [*keys]
-    first = [f"--config={':'.join(_config_file(given))}"]
+    first = [f"--config={':'.join(full_name(given))}"]
     return [*argv[:1], *first, *_without("config", argv[1:])], [*keys]
-
-
-def load_config(given: str) -> ConfigDict:
-    """The config that --config names.
-
-    Args:
-        given: a file with a get_config(), where configs/X.py may be one of this
-            package's; 'X.py:NAME' passes NAME to it; or the config.json of a run.
-    """
-    file, *parameter = _config_file(given)
-    if not Path(file).is_file():
-        raise InputError(
-            f"--config={given}: no such file; give one like those of configs/"
-        )
-    before = sys.path[:]
-    sys.path += map(str, CONFIGS)  # configs/ import each other
-    try:
-        config = runpy.run_path(file)["get_config"](*parameter)
-        if not isinstance(config, ConfigDict):
-            raise TypeError(f"get_config() must return a ConfigDict, not {config}")
-        return config
-    except InputError as error:
-        raise InputError(f"--config={given}: {error}") from None
-    except Exception as error:  # the file is any code
-        raise InputError(f"--config={given}: {type(error).__name__}: {error}") from None
-    finally:
-        sys.path[:] = before
-
-
-def _config_file(given: str) -> list[str]:
-    """The file that --config names and, where there is one, its parameter.
-
-    configs/X.py may also be one of this package's, and a config.json is read by
-    alexnet_jax/config.py.
-    """
-    name, *parameter = given.split(":", 1)
-    own = os.path.expanduser(name)
-    places = [own]
-    if name.startswith("configs/"):
-        places += [str(folder / name) for folder in CONFIGS]
-    file = next((place for place in places if Path(place).is_file()), own)
-    if file.endswith(".json") and not parameter:
-        return [str(PAPER), file]
-    return [file, *parameter]
 
 
 def _given(flag: str, argv: Sequence[str]) -> str | None:
@@ -211,7 +174,7 @@ def define_config(default: str | None = None, run: str = "") -> Any:
         default: the file to take without --config.
         run: the flag with the work directory whose config.json to take without it.
     """
-    sys.path += map(str, CONFIGS)  # configs/ import each other
+    sys.path += FOLDERS  # configs/ import each other
     if _given("config", sys.argv) is None:
         given = _given(run, sys.argv) if run else None
         if names := list(filter(None, (given or "").split(","))):

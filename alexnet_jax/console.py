@@ -9,7 +9,6 @@ import math
 import os
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +20,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from alexnet_jax.cli import say
+from alexnet_jax.cli import explain, say
 from alexnet_jax.data.images import Source
 from alexnet_jax.metrics import errors_in_words, read_metrics
 from alexnet_jax.progress import Clock, Speed
 
-WIDTH = 100  # columns
 MINUTE = 60.0  # seconds between two lines
 FIRST = 2.0  # seconds between the first step's end and the first line
 LIVE = 2.0  # seconds between two figures of a terminal's line
@@ -200,7 +198,7 @@ class Console:
                 "epochs. It can last thousands of steps; network.stddevs of 0.03 in "
                 "conv3 to conv5, as in the 2012 code, shorten it"
             )
-            say(textwrap.indent(textwrap.fill(text, WIDTH - 6), " " * 6))
+            explain(text, " " * 6)
             self._explain_at *= 2
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import cli, experiment, parallel, workdir
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.config import parsed
+from alexnet_jax.config_file import load_config
 from alexnet_jax.data.files import locked, read_lines, replaced, write_lines
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.data.statistics import Statistics
@@ -203,7 +204,7 @@ def _own_config(found: Found, file: Path) -> ConfigDict:
             f"--source={file}: carries no config of its network; add "
             "--config=configs/X.py"
         )
-    return cli.load_config(found.config)
+    return load_config(found.config)
 
 
 def _class_names(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax import processes
-from alexnet_jax.cli import say
+from alexnet_jax.cli import explain, say
 from alexnet_jax.data import held_out, prepared
 from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.files import read_lines, write_lines
@@ -181,7 +181,7 @@ def surveyed(
             statistics = Statistics.load(done)
         else:
             for hint in size_hints(source, config):
-                say(hint)
+                explain(hint)
             say(f"reading {len(source):,} images once, for {kept.name}")
             statistics, unreadable = survey(source, make_square(config), progress=True)
         if config.start.statistics:

@@ -11,9 +11,9 @@ from runs import tiny_config
 from small import mean_image, small_batch
 
 from alexnet_jax import experiment, parallel, step
+from alexnet_jax.console import parameter_table
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.shapes import stages, training_flop
-from alexnet_jax.progress import parameter_table
 from alexnet_jax.step import parameter_shapes
 from alexnet_jax.values import flat
 from configs.paper_2012_code import get_config as code_of_2012

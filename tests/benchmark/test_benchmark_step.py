@@ -84,8 +84,11 @@ def test_step_measures_variants(name, changes, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "name a measurement: step, input, collectives"),
-        (["stop"], "benchmark='stop': allowed are step, input, collectives; did you"),
+        ([], "name a measurement: step, input, predict, collectives"),
+        (
+            ["stop"],
+            "benchmark='stop': allowed are step, input, predict, collectives; did you",
+        ),
         (["step", "more"], "'more': not a flag; see --help"),
         (["step", "--config.mesh.data=2"], "mesh.data=2: benchmark step measures one"),
         (

@@ -178,7 +178,9 @@ def test_the_app_prints_a_table_and_its_sums_for_more_devices_than_there_are():
 
 
 def test_a_mistake_is_one_line():
-    assert "name a measurement: step, input, collectives" in refusal("benchmark")
+    assert "name a measurement: step, input, predict, collectives" in refusal(
+        "benchmark"
+    )
     assert "did you mean 'collectives'" in refusal("benchmark", "colectives")
     assert "mesh.tower=3" in refusal(
         "benchmark", "collectives", "--config.mesh.tower=3"
