@@ -46,7 +46,8 @@ MAY_IMPORT = {
 }
 
 KNOW_THE_CONFIG = {
-    *("cli", "config", "console", "experiment", "inputs", "values", "workdir"),
+    *("cli", "config", "config_file", "console", "experiment", "inputs", "values"),
+    "workdir",
     *("convert", "evaluate", "train", "report", "benchmark"),
 }
 NOT_IN_DATA = {"jax", "jaxlib", "flax", "optax", "orbax", "ml_collections", "configs"}
@@ -284,7 +285,7 @@ def test_data_does_its_work_where_there_is_no_jax():
 def test_prepare_does_its_work_where_there_is_no_jax():
     no_jax = NOT_IN_DATA - {"ml_collections"}  # of cli, for the flags
     found = loaded(EVERYTHING_IN.format("prepare"), without=no_jax)
-    assert rooms(found) == {"prepare", "cli", "data", "errors", "values"}
+    assert rooms(found) == {"prepare", "cli", "config_file", "data", "errors", "values"}
 
 
 def test_compiling_a_network_loads_no_reader():
