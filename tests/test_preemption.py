@@ -103,12 +103,15 @@ def test_a_training_saves_and_its_restart_is_exact(
 def test_the_command_ends_with_the_status_of_sigterm(metadata, tmp_path):
     workdir = tmp_path / "run"
     flags = [*tiny_flags(workdir, {"steps": 10**6}), "--preemption=gce"]
-    app = start_app(tmp_path, "main", *flags)
+    # Apps are forks of a server that may be older than this test's environment.
+    environment = {"GCE_METADATA_HOST": metadata.address}
+    app = start_app(tmp_path, "main", *flags, environment=environment)
     while not (workdir / "metrics.jsonl").exists():
         assert app.is_alive()
         time.sleep(0.01)
     metadata.taken_back = True
     app.join(60)
+    app.kill()
     assert app.exitcode == 143
     out, err = ((tmp_path / name).read_text() for name in ("out", "err"))
     assert err == "preemption: gce takes this machine back: saving a checkpoint\n"
