@@ -67,7 +67,7 @@ def evaluate(
         fill_images(config, own)
     if config.mesh.to_dict() == own.mesh.to_dict():
         experiment.use_these_devices(config)
-    config.dataset.image_size = configs[0].dataset.image_size
+    config.dataset.image_size = own.dataset.image_size
     with device.float64(any(c.precision == "float64" for c in configs)):
         processes.agree(shared_by_processes(config))
         mesh = experiment.make_mesh(config)

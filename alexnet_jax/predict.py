@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 from alexnet_jax import bars, cli, device, experiment, inputs, parallel, workdir
-from alexnet_jax.data.folders import Files, files_named, image_files
+from alexnet_jax.data.folders import Files, files_named
 from alexnet_jax.errors import InputError
 from alexnet_jax.features import write_features
 from alexnet_jax.inference import likeliest, nearest
@@ -191,12 +191,12 @@ if __name__ == "__main__":
         device.cache_programs()
         folders, views, weights, best = NETWORKS()
         check_flags()
-        images, progress = list(image_files(argv[1:])), sys.stderr.isatty()
-        files_named(images)  # at least one, before the network is loaded
+        files, progress = files_named(argv[1:]), sys.stderr.isatty()
+        images = files.names
         views = 1 if OUTPUT.value or NEIGHBOURS.value else views
         run = load_run(folders, views=views, weights=weights, best=best)
         if OUTPUT.value:
-            return save(run, images, progress)
+            return save(run, files, progress)
         if NEIGHBOURS.value:
             answers = neighbours(
                 run,
@@ -245,9 +245,9 @@ if __name__ == "__main__":
         if (OUTPUT.value or NEIGHBOURS.value) and flags.FLAGS["views"].present:
             raise InputError("--views: features are those of the centre view; omit it")
 
-    def save(run: Predictor, images: Sequence[str], progress: bool) -> int:
+    def save(run: Predictor, files: Files, progress: bool) -> int:
         """Write the features of the images."""
-        path, files = Path(OUTPUT.value or ""), files_named(images)
+        path = Path(OUTPUT.value or "")
         left_out = write_features(run, files, FEATURES.value, path, progress)
         for row in left_out:
             print(f"error: {unreadable(files, row)['error']}", file=sys.stderr)

@@ -18,7 +18,7 @@ from alexnet_jax.report.themes import SMALL, Panel, Theme, shortened
 
 MATRIX = 40  # classes, up to which all confusions are drawn
 COUNTED = 12  # classes, up to which they have their numbers
-WORST, CONFUSIONS = 20, 10  # classes, and confusions, where there are more
+WORST = 20  # classes, and confusions, where there are more
 
 
 class Outcomes(NamedTuple):
