@@ -83,6 +83,7 @@ def test_records_and_generated_images_are_held_out_too(folder, tmp_path):
     assert prepared.labels.tolist() == [label for _, _, label in prepared]
     training, validation = held_out.split(prepared, 0.1)
     assert (len(training), len(validation)) == (50, 6)
+    assert fingerprint(training) != fingerprint(validation)  # without names
     drawn = Generated(40, 32, 0, "train")
     assert drawn.labels.tolist() == [label for _, _, label in drawn]
     training, validation = held_out.split(drawn, 0.25)
