@@ -209,7 +209,7 @@ def parsed(text: str, where: str) -> ConfigDict:
         raise InputError(
             f"{where}: lacks the key {error}; restore or delete it"
         ) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: not the JSON of a config ({error}); restore or delete it"
         ) from None

@@ -7,6 +7,7 @@ from runs import contents, finished_run, tiny_config
 
 from alexnet_jax import inputs, parallel, workdir
 from alexnet_jax.errors import InputError
+from alexnet_jax.fingerprints import fingerprints_of, note_images
 from alexnet_jax.values import flat
 from alexnet_jax.workdir import write_config
 
@@ -15,9 +16,9 @@ def settle(config, folder):
     """What a start does with the images that the config names."""
     training = inputs.open_images(config, "train")
     validation = inputs.open_images(config, "validation", training.classes)
-    sets = workdir.fingerprints(training, validation)
+    sets = fingerprints_of(training, validation)
     workdir.settle_config(config, folder, len(training), sets)
-    workdir.note_images(sets, folder)
+    note_images(sets, folder)
 
 
 def test_until_there_is_a_checkpoint_only_the_pictures_must_be_the_same(tmp_path):
