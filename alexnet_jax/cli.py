@@ -94,7 +94,13 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         if "config" in flags.FLAGS:
             argv, keys = _check_config(argv)
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        # NaN is within all of absl's bounds.
+        for name, value in flags.FLAGS.flag_values_dict().items():
+            own = not name.startswith("config.")
+            if own and isinstance(value, float) and math.isnan(value):
+                raise InputError(f"--{name}={value}: must be a number")
+        return rest
     except SystemExit:
         sys.exit(0)  # absl exits from --help with status 1
     except flags.UnrecognizedFlagError as error:

@@ -51,8 +51,7 @@ def train(
         folder: the work directory, created if missing; a run in the same one continues
             exactly where it stopped.
         profile: records a few steps in folder/profile (see `Trace`).
-        skip_damaged: continues from an earlier checkpoint where the newest is damaged,
-            which is kept under another name.
+        skip_damaged: where the newest checkpoint is damaged, takes the one before it.
 
     Returns:
         The signal that stopped it, after a checkpoint; None if training is complete.
@@ -69,8 +68,9 @@ def _train(
     processes.agree({**shared_by_processes(config), "--skip_damaged": skip_damaged})
     training = inputs.open_images(config, "train")
     validation = inputs.open_images(config, "validation", training.classes)
-    mesh = experiment.make_mesh(config)
+    mesh, classes = experiment.make_mesh(config), training.classes
     parallel.process_part(mesh)  # a mesh that spreads unevenly is refused here
+    experiment.require_memory(config, len(classes), mesh, training=True)
     inputs.require_a_batch(training, config)
     processes.agree({
         "the images of dataset.train": len(training),
@@ -89,9 +89,7 @@ def _train(
             say(late)
         training, statistics = inputs.surveyed(training, config, folder)
         inputs.require_a_batch(training, config)
-        checkpoints = workdir.open_checkpoints(
-            config, training.classes, folder, skip_damaged
-        )
+        checkpoints = workdir.open_checkpoints(config, classes, folder, skip_damaged)
         with processes.stop_signal() as stop, closing(checkpoints):
             run = Run(
                 config, folder, mesh, training, validation, statistics, checkpoints

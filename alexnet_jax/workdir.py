@@ -11,13 +11,12 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import manifest, parallel, processes
+from alexnet_jax import experiment, manifest, parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.config import FIELDS, Change, parsed
 from alexnet_jax.data.files import read_lines, replaced, write_lines
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
-from alexnet_jax.experiment import check, make_network, make_probabilities, total_steps
 from alexnet_jax.fingerprints import compared, known_images
 from alexnet_jax.inference import Model
 from alexnet_jax.step import parameter_shapes
@@ -37,7 +36,7 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / "config.json"
     try:
         config = parsed(path.read_text(errors="replace"), str(path))
-        check(config)
+        experiment.check(config)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path}: no such file; give a work directory that alexnet_jax.main made"
@@ -89,10 +88,10 @@ def settle_config(
     if path.exists():
         kept, known = read_config(workdir), known_images(workdir)
         untrained = not holds_any(workdir / "checkpoints")
-        longer = total_steps(config, images) >= total_steps(kept, images)
+        ours, theirs = (experiment.total_steps(c, images) for c in (config, kept))
         may_change = {
             Change.ANY_TIME: True,
-            Change.LONGER: longer or untrained,
+            Change.LONGER: ours >= theirs or untrained,
             Change.UNTRAINED: untrained,
             Change.MOVED: bool(known),  # an earlier version did not note the images
             Change.NEVER: False,
@@ -237,7 +236,8 @@ def load_model(
             f"{workdir / 'statistics.npz'}: mean_image is {mean_image.shape}, and must "
             f"be of dataset.image_size={size}, as {workdir / 'config.json'} says"
         )
-    network = make_network(config, len(classes))
+    experiment.require_memory(config, len(classes), mesh)
+    network = experiment.make_network(config, len(classes))
     shapes = parameter_shapes(network, config.augment.crop)
     shardings = parallel.parameter_shardings(network, mesh)
     folder = workdir / "checkpoints"
@@ -245,7 +245,7 @@ def load_model(
         Checkpoints(folder, best=best, skip_damaged=skip_damaged)
     ) as checkpoints:
         params = checkpoints.restore_params(parallel.with_shardings(shapes, shardings))
-    probabilities = make_probabilities(config, network, mesh, views)
+    probabilities = experiment.make_probabilities(config, network, mesh, views)
     return Model(probabilities, params, parallel.replicate(mesh, mean_image)), classes
 
 
