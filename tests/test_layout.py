@@ -60,11 +60,11 @@ LONGEST_CHAIN = 8
 MOST_MODULES = 89
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 6_440,
-    "data": 2_125,
+    "root and network": 6_816,
+    "data": 2_145,
     "prepare": 1_200,
     "report": 1_515,
-    "benchmark": 1_520,
+    "benchmark": 1_524,
     "weights": 970,
 }
 

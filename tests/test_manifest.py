@@ -3,7 +3,8 @@
 import errno
 import json
 import shutil
-from contextlib import closing, suppress
+import time
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -19,12 +20,14 @@ from runs import (
     tiny_config,
     tiny_flags,
 )
-from test_checkpoint import like, numbered_state
+from test_checkpoint import OPTIMIZER, like, numbered_state
 
 from alexnet_jax import manifest, workdir
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
+from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.step import initial_params, state_of
 from alexnet_jax.train import train
 
 
@@ -150,6 +153,47 @@ def test_a_checkpoint_without_a_manifest_never_gets_its_name(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         checkpoints.close()
     assert manifest.steps_in(directory) == [3]
+
+
+@pytest.mark.slow
+def test_the_time_that_manifests_take(tmp_path, monkeypatch):
+    # The paper's network: numbers of which no disk or compression saves anything.
+    network = AlexNet()
+    shapes = jax.eval_shape(
+        lambda: state_of(initial_params(network, 0, 224), OPTIMIZER)
+    )
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda a: jax.numpy.asarray(rng.standard_normal(a.shape), a.dtype), shapes
+    )
+    seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def timed(what: str):
+        start = time.perf_counter()
+        yield
+        seconds.setdefault(what, []).append(time.perf_counter() - start)
+
+    for number in range(6):
+        folder, kind = tmp_path / str(number), "with" if number % 2 else "without"
+        with monkeypatch.context() as patch:
+            if kind == "without":
+                patch.setattr(manifest, "write_manifest", lambda folder, run: None)
+            with (
+                timed(f"save {kind}"),
+                closing(Checkpoints(folder, keep=1)) as checkpoints,
+            ):
+                checkpoints.save(state, {})
+        with timed(f"restore {kind}"), closing(Checkpoints(folder, keep=1)) as again:
+            again.restore(like(state))
+        files = sum(file.stat().st_size for file in files_of(folder))
+        if kind == "with":
+            with timed("check alone"):
+                assert manifest.damage(folder / "0") == ""
+        shutil.rmtree(folder)
+    print(f"\n{files / 1e6:,.0f} MB; seconds of each round, least first")
+    for what, own in sorted(seconds.items()):
+        print(f"{what:16}", *(f"{s:6.2f}" for s in sorted(own)))
 
 
 # --- a damaged newest checkpoint, and the one before it ------------------------------

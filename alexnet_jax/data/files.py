@@ -4,6 +4,7 @@ import errno
 import functools
 import hashlib
 import os
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -102,7 +103,9 @@ def locked(folder: Path, key: str, who: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire()
+            with warnings.catch_warnings():  # of a file in its place
+                warnings.simplefilter("ignore", UserWarning)
+                lock.acquire()
         except (NotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise

@@ -108,7 +108,9 @@ class View:
     def names(self) -> Sequence[str]:
         """Of the records, if the source knows them."""
         names = self.source.names
-        return names if self.rows is None else [names[i] for i in self.rows]
+        if not names or self.rows is None:
+            return names
+        return [names[i] for i in self.rows]
 
     def __len__(self) -> int:
         return len(self.source) if self.rows is None else len(self.rows)
