@@ -4,7 +4,6 @@ The data position is the step itself: batch s of the training stream is a functi
 the seed and s (`data.loader`), so nothing else needs to be kept.
 """
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,18 +17,18 @@ import optax
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
+from alexnet_jax import manifest
 from alexnet_jax.errors import InputError, NonFiniteError
+from alexnet_jax.manifest import ERROR
 from alexnet_jax.step import State
 
-ERROR = "top1_error"  # Orbax's metric of a checkpoint
 # In the complaints of a read that Orbax has abandoned.
 ABANDONED = ("Event loop is closed", "Encountered error while reading array")
 
 
 def newest_step(directory: Path) -> int | None:
     """Steps done in the newest complete checkpoint; unfinished ones are no numbers."""
-    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return next(iter(manifest.steps_in(directory)), None)
 
 
 def holds_any(directory: Path) -> bool:
@@ -44,22 +43,35 @@ class Checkpoints:
         best_error: the least validation error of one; infinity where none has any.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None, best: bool = False):
-        """Open W/checkpoints.
+    def __init__(
+        self,
+        directory: Path,
+        keep: int | None = None,
+        best: bool = False,
+        skip_damaged: bool = False,
+        run: dict[str, Any] | None = None,
+    ):
+        """Open W/checkpoints, and check the checkpoint to read against its manifest.
 
         Args:
             directory: W/checkpoints.
             keep: so many of the newest, and the one of least validation error; None to
                 read only.
             best: read the one of least validation error, not the newest.
+            skip_damaged: read the next one where one is damaged; where `keep` allows
+                writing, 24 becomes 24.damaged.
+            run: what the manifests of new checkpoints note (`manifest.noted`).
         """
-        self._directory, self._read_best = directory, best
+        self._directory, self._run, self._saving = directory, run or {}, directory
+        self.skip_damaged = skip_damaged
         if keep is None and not directory.is_dir():
             raise InputError(
                 f"{directory}: no such folder; give a work directory in which "
                 "alexnet_jax.main has saved a checkpoint"
             )
-        _require_metrics(directory)
+        self._chosen, self.best_error = manifest.choose(
+            directory, best=best, reads_all=keep is not None, skip=skip_damaged
+        )
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             # Separate items, so that evaluation reads a third of the bytes.
@@ -69,8 +81,7 @@ class Checkpoints:
                 "memory": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                best_fn=_validation_error,  # for `best_step`
-                best_mode="min",
+                best_fn=_validation_error,  # else Orbax writes no metrics
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
                     [
                         ocp.checkpoint_managers.LatestN(keep),
@@ -83,12 +94,14 @@ class Checkpoints:
                     ]
                 ),
                 read_only=keep is None,
+                lightweight_initialize=keep is None,  # reads no metrics
                 cleanup_tmp_directories=keep is not None,  # a kill left them
+                async_options=ocp.options.AsyncOptions(
+                    # In the first process, when all have written and before the folder
+                    # gets its final name: it is complete with its manifest only.
+                    post_finalization_callback=self._write_manifest
+                ),
             ),
-        )
-        best = self._manager.best_step()
-        self.best_error = (
-            math.inf if best is None else self._manager.metrics(best)[ERROR]
         )
 
     @property
@@ -96,11 +109,8 @@ class Checkpoints:
         """Steps done in the newest complete checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    @property
-    def _chosen(self) -> int | None:
-        """Steps done in the checkpoint to read."""
-        best = self._manager.best_step() if self._read_best else None
-        return self.newest if best is None else best  # none has a validation error
+    def _write_manifest(self) -> None:
+        manifest.write_manifest(self._saving, self._run)
 
     def save(
         self, state: State, on_host: dict[str, Any], error: float = math.inf
@@ -120,6 +130,9 @@ class Checkpoints:
         if not _all_finite(state.params):
             what = f"a parameter is not finite after step {step:,}"
             raise NonFiniteError(what, self.newest)
+        self._manager.wait_until_finished()  # with the one before
+        name = f"{step}{ocp.utils.TMP_DIR_SUFFIX}"
+        self._saving = self._directory.absolute() / name
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -195,8 +208,9 @@ class Checkpoints:
             raise  # not the checkpoint's fault: a device without memory, a lost process
         except Exception as error:  # Orbax, TensorStore and JSON raise many kinds
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            damaged = manifest.damaged(self._directory / str(self._chosen), reason)
             raise InputError(
-                _damaged(self._directory / str(self._chosen), reason)
+                f"{damaged}; move this folder away to use the one before it"
             ) from error
 
     def _check_shapes(self, like: Any) -> None:
@@ -212,22 +226,6 @@ class Checkpoints:
         """Wait until saves in progress are written."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def _require_metrics(directory: Path) -> None:
-    """Check the files that Orbax reads of all checkpoints without naming one."""
-    for file in directory.glob("[0-9]*/metrics/metrics"):
-        try:
-            float(json.loads(file.read_bytes())[ERROR])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(_damaged(file.parents[1], str(error))) from None
-
-
-def _damaged(folder: Path, reason: str) -> str:
-    return (
-        f"{folder}: a damaged checkpoint ({reason}); move this folder away to use the "
-        "one before it"
-    )
 
 
 def _validation_error(metrics: dict[str, float]) -> float:

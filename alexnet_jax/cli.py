@@ -94,7 +94,13 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         if "config" in flags.FLAGS:
             argv, keys = _check_config(argv)
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        # NaN is within all of absl's bounds.
+        for name, value in flags.FLAGS.flag_values_dict().items():
+            own = not name.startswith("config.")
+            if own and isinstance(value, float) and math.isnan(value):
+                raise InputError(f"--{name}={value}: must be a number")
+        return rest
     except SystemExit:
         sys.exit(0)  # absl exits from --help with status 1
     except flags.UnrecognizedFlagError as error:
@@ -189,10 +195,19 @@ def define_config(default: str | None = None, run: str = "") -> Any:
     )
 
 
+def define_skip_damaged() -> Any:
+    """Define --skip_damaged."""
+    skipped = "Where a checkpoint is damaged, take the one before it, and name both."
+    return flags.DEFINE_bool("skip_damaged", False, skipped)
+
+
 def define_networks(
     views: str = "1",
-) -> Callable[[], tuple[list[Path], int, list[float], bool]]:
-    """Define --checkpoint, --views, --weights and --best; the result reads them."""
+) -> Callable[[], tuple[list[Path], int, list[float], bool, bool]]:
+    """Define the flags about trained networks; the result reads them.
+
+    They are --checkpoint, --views, --weights, --best and --skip_damaged.
+    """
     several = "Work directories; several are averaged as an ensemble."
     checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
     kinds = "Views of an image: 1, 10 (§4.1), or 9 as for CIFAR-10 in 2012."
@@ -200,8 +215,9 @@ def define_networks(
     weights = flags.DEFINE_list("weights", [], "Of the networks of an ensemble.")
     newest = "Take the checkpoint of least validation error, not the newest."
     best = flags.DEFINE_bool("best", False, newest)
+    skip = define_skip_damaged()
 
-    def given() -> tuple[list[Path], int, list[float], bool]:
+    def given() -> tuple[list[Path], int, list[float], bool, bool]:
         given_folders = folders(checkpoint.value, "--checkpoint")
         try:
             shares = [float(weight) for weight in weights.value]
@@ -211,7 +227,7 @@ def define_networks(
             raise InputError(
                 f"--weights={','.join(weights.value)}: must be numbers, 0 or more"
             ) from None
-        return given_folders, int(number.value), shares, best.value
+        return given_folders, int(number.value), shares, best.value, skip.value
 
     return given
 

@@ -98,7 +98,7 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "tfds_name": Field("", "such as 'imagenet2012'", text, NEVER),
         "image_size": Field(256, "pixels; side of the squares (§2)", whole(1), NEVER),
         "exif_rotation": Field(True, "turn images upright; 2012: unknown", flag, NEVER),
-        "threads": Field(0, "that decode; 0: one for each core", whole(0), ANY),
+        "threads": Field(0, "that decode; 0: one for each core", whole(0, 1025), ANY),
     },
     "network": {
         "layers": Field(N.layers, "the stages of Figure 2, in order", each(text)),
@@ -135,8 +135,9 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
         "bias_rate_multiple": Field(1.0, "§5: equal in all layers; code: 2", number(0)),
         "schedule": Field("plateau", "§5; 'epochs': as in drops",
                           choice("plateau", "epochs")),
-        "plateau_factor": Field(10.0, "§5", number(1)),
-        "plateau_drops": Field(3, "§5; the next plateau ends the training", whole(0)),
+        "plateau_factor": Field(10.0, "§5", number(1, 1e6)),
+        "plateau_drops": Field(3, "§5; the next plateau ends the training",
+                               whole(0, 51)),
         "patience": Field(3, "validations with no better error (not in §5)", whole(1)),
         "drops": Field((), "rows of (epoch, weight rate, bias rate)", rows),
         "layer_drops": Field((), "rows of (layer, epoch, weight rate, bias rate), "
@@ -209,7 +210,7 @@ def parsed(text: str, where: str) -> ConfigDict:
         raise InputError(
             f"{where}: lacks the key {error}; restore or delete it"
         ) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: not the JSON of a config ({error}); restore or delete it"
         ) from None

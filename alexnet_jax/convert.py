@@ -49,6 +49,7 @@ def convert(
     *,
     mean: Path | None = None,
     classes: Path | None = None,
+    skip_damaged: bool = False,
 ) -> None:
     """Convert in the direction that the file endings give.
 
@@ -60,6 +61,7 @@ def convert(
         mean: the mean image that a *.caffemodel was trained with.
         classes: a file with a class name a line, in label order, where the weights'
             file has none; without it, classes are numbered.
+        skip_damaged: as for `load_run`.
     """
     inward = source.suffix in INTO_A_RUN
     outward = destination.suffix in OUT_OF_A_RUN
@@ -79,21 +81,22 @@ def convert(
             "--config and --classes"
         )
     else:
-        out_of_run(source, destination)
+        out_of_run(source, destination, skip_damaged)
 
 
-def out_of_run(folder: Path, file: Path) -> None:
+def out_of_run(folder: Path, file: Path, skip_damaged: bool = False) -> None:
     """Write the newest checkpoint's weights.
 
     Args:
         folder: a work directory.
         file: to write, in the format that its ending names.
+        skip_damaged: as for `load_run`.
     """
     if file.exists():
         raise InputError(f"--destination={file}: exists already; give a new name")
     config = workdir.read_config(folder)
     mesh = parallel.make_mesh(1, 1, config.network.towers, 1)
-    model, classes = workdir.load_model(folder, config, mesh, views=1)
+    model, classes = workdir.load_model(folder, config, mesh, 1, False, skip_damaged)
     network = experiment.make_network(config, len(classes)).clone(dtype="float32")
     params = {
         name: np.asarray(array, np.float32)
@@ -278,6 +281,7 @@ if __name__ == "__main__":
     CLASS_NAMES = flags.DEFINE_string(
         "classes", None, "File with a class name a line, in label order."
     )
+    SKIP_DAMAGED = cli.define_skip_damaged()
     CONFIG = cli.define_config()
 
     def main(argv: Sequence[str]) -> None:
@@ -289,6 +293,7 @@ if __name__ == "__main__":
             CONFIG.value,
             mean=Path(MEAN.value) if MEAN.value else None,
             classes=Path(CLASS_NAMES.value) if CLASS_NAMES.value else None,
+            skip_damaged=SKIP_DAMAGED.value,
         )
         print(f"{SOURCE.value} → {DESTINATION.value}")
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -13,6 +13,8 @@ import psutil
 from jax.sharding import Mesh
 
 REPEATS = 9  # of a product that is measured
+CACHE_BYTES = 1 << 30  # of compiled programs, thousands of them on a CPU
+CONTAINER = "/sys/fs/cgroup/memory.max"
 LOADED = 0.1  # share of the processor that other programs take, from which it is loaded
 
 # XLA:CPU has two libraries: YNNPACK comes first, Eigen takes the rest. In GFLOP/s,
@@ -51,7 +53,8 @@ def cache_programs() -> None:
     """Keep programs that take a second or more to compile in the user's cache folder.
 
     That is $XDG_CACHE_HOME/alexnet_jax or ~/.cache/alexnet_jax, if it can be written;
-    it may be deleted at any time. JAX_COMPILATION_CACHE_DIR takes precedence.
+    it may be deleted at any time. Each start deletes the programs used longest ago
+    above `CACHE_BYTES`. JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -64,12 +67,43 @@ def cache_programs() -> None:
     except OSError:
         return
     if os.access(folder, os.W_OK):
+        _bound(folder)
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _bound(folder: Path) -> None:
+    """Delete programs above `CACHE_BYTES`.
+
+    Not by jax_compilation_cache_max_size: JAX then caches nothing more once a kill, or
+    an earlier version, has left a program without the file of its last use, and a
+    stopped process that holds its lock stops all others for ten seconds a program.
+    """
+    with suppress(FileNotFoundError):  # another process deletes too
+        programs = [(file.stat(), file) for file in folder.glob("*-cache")]
+        size = sum(status.st_size for status, _ in programs)
+        for status, file in sorted(programs, key=lambda p: p[0].st_atime):
+            if size > CACHE_BYTES:
+                file.unlink()
+                size -= status.st_size
 
 
 def compile_always() -> None:
     """Do not use cached programs, where compilation is timed or its result is read."""
     jax.config.update("jax_enable_compilation_cache", False)
+
+
+def memory(mesh: Mesh) -> int | None:
+    """Bytes of memory of each device of a mesh here; None where it is not known.
+
+    Devices that XLA makes of one processor share the machine's, or its container's.
+    """
+    if not on_cpu():
+        statistics = mesh.local_devices[0].memory_stats()
+        return statistics and statistics.get("bytes_limit")
+    total, container = psutil.virtual_memory().total, Path(CONTAINER)
+    limit = container.read_text().strip() if container.exists() else ""
+    there = min(total, int(limit)) if limit.isdecimal() else total
+    return there // len(mesh.local_devices)
 
 
 def make_product() -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -38,6 +38,7 @@ def evaluate(
     split: str = "validation",
     allow_unreadable: bool = False,
     best: bool = False,
+    skip_damaged: bool = False,
 ) -> dict[str, Any]:
     """Loss and error rates over a whole split, every image once.
 
@@ -52,6 +53,7 @@ def evaluate(
         split: 'validation', 'train' or 'test'.
         allow_unreadable: leaves out images that cannot be decoded, and names them.
         best: take the checkpoints of least validation error, not the newest.
+        skip_damaged: take the next one where a checkpoint is damaged, and name both.
 
     Returns:
         {'images', 'views', 'models', 'loss', 'top1_error', 'top5_error'}.
@@ -73,7 +75,7 @@ def evaluate(
         mesh = experiment.make_mesh(config)
         part = parallel.process_part(mesh)
         models, classes = workdir.load_ensemble(
-            folders, configs, mesh, views, weights, best
+            folders, configs, mesh, views, weights, best, skip_damaged
         )
         source = inputs.open_images(config, split, classes)
         batches = inputs.evaluation_input(config, source, part, allow_unreadable)
@@ -126,7 +128,7 @@ if __name__ == "__main__":
         cli.no_more_arguments(argv)
         device.cache_programs()
         with processes.joined(*PROCESSES()):
-            folders, views, weights, best = NETWORKS()
+            folders, views, weights, best, skip_damaged = NETWORKS()
             rates = evaluate(
                 folders,
                 CONFIG.value,
@@ -135,6 +137,7 @@ if __name__ == "__main__":
                 split=SPLIT.value,
                 allow_unreadable=ALLOW_UNREADABLE.value,
                 best=best,
+                skip_damaged=skip_damaged,
             )
         classes = workdir.read_classes(folders[0] / "classes.txt")
         print(

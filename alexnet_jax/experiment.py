@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -94,11 +95,16 @@ def total_steps(config: ConfigDict, images: int) -> int:
 
 
 def late_drops(config: ConfigDict, images: int) -> str:
-    """Lines about drops of the learning rate that a run ends before; '' without them.
+    """Lines about drops of the learning rate that a run never comes to; '' if none.
 
     A run with fewer epochs keeps the epochs of its drops; the lines have them scaled.
     """
     c = config.optimizer
+    if c.schedule == "plateau" and (c.drops or c.layer_drops):
+        return (
+            "learning rate: falls at plateaus; optimizer.drops and layer_drops are for "
+            "optimizer.schedule='epochs', and not used"
+        )
     end = config.steps * config.batch_size / images if config.steps else config.epochs
     late = [f"{epoch:g}" for epoch, *_ in c.drops if epoch >= end]
     if c.schedule != "epochs" or not late:
@@ -135,6 +141,52 @@ def make_mesh(config: ConfigDict) -> Mesh:
     )
 
 
+def require_memory(
+    config: ConfigDict, classes: int, mesh: Mesh, training: bool = False
+) -> None:
+    """Refuse what no device has room for, before it is compiled or allocated.
+
+    Less is counted than is needed: the weights, in training with their gradients and
+    velocities, the images of a batch, and the largest activations.
+
+    Args:
+        config: of the network, the images and the batch.
+        classes: units of the last layer.
+        mesh: of the devices.
+        training: counts a batch; otherwise one image.
+    """
+    network, size = make_network(config, classes), config.dataset.image_size
+    own = stages(network, config.augment.crop)
+    largest = max(own, key=lambda stage: math.prod(stage.kernel))
+    widest = max(own, key=lambda stage: math.prod(stage.output))
+    parts = mesh.shape[parallel.TOWER] * config.mesh.fc
+    replicas = mesh.size // mesh.shape[parallel.TOWER]
+    share = config.batch_size // (replicas * config.accumulation)
+    images, arrays = (share, 3) if training else (1, 1)
+    number = 8 if config.precision == "float64" else 4
+    weights = sum(math.prod(stage.kernel) for stage in own if stage.kernel)
+    item = np.dtype(network.dtype).itemsize
+    counted = {
+        f"network: {largest.name} has {math.prod(largest.kernel):,} weights": (
+            weights * number * arrays // parts
+        ),
+        f"network: {widest.label} gives {math.prod(widest.output):,} activations for "
+        f"each of {images:,} images": math.prod(widest.output) * item * images // parts,
+        f"dataset.image_size={size}: a batch has {images:,} images": (
+            (images + number) * 3 * size**2  # and the mean image
+        ),
+    }
+    needed, there = sum(counted.values()), device.memory(mesh)
+    if there is not None and needed > there:
+        raise InputError(
+            f"{max(counted, key=lambda what: counted[what])}; "
+            f"{'training' if training else 'the network'} needs more than "
+            f"{needed / 1e9:,.1f} GB for each device, and each has {there / 1e9:,.1f} "
+            "GB; make network.units, network.kernels, dataset.image_size or batch_size "
+            "smaller"
+        )
+
+
 def make_network(config: ConfigDict, classes: int) -> AlexNet:
     """The network of a config."""
     values: dict[str, Any] = {k: hashable(v) for k, v in config.network.items()}
@@ -157,14 +209,14 @@ def make_schedule(
     """The learning rates of a config; a plateau is judged by the two counts."""
     c = config.optimizer
     rates = c.rate, c.rate * c.bias_rate_multiple
+    names = make_network(config, classes).weighted
+    layers = optimizer.read_layer_drops(c.layer_drops, names, "optimizer.layer_drops")
+    drops = optimizer.read_drops(c.drops, "optimizer.drops")
     if c.schedule == "plateau":
         chance = chance_error(classes, validation_images)
         return optimizer.Plateau(
             *rates, c.plateau_factor, c.plateau_drops, c.patience, chance
         )
-    names = make_network(config, classes).weighted
-    layers = optimizer.read_layer_drops(c.layer_drops, names, "optimizer.layer_drops")
-    drops = optimizer.read_drops(c.drops, "optimizer.drops")
     return optimizer.EpochSchedule([optimizer.Drop(0, *rates), *drops], layers)
 
 

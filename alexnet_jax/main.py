@@ -36,6 +36,7 @@ if __name__ == "__main__":
         sorted(preemption.CLOUDS),
         "Cloud whose notice that it takes this machine back is a SIGTERM.",
     )
+    SKIP_DAMAGED = cli.define_skip_damaged()
     PROCESSES = cli.define_processes()
     flags.mark_flag_as_required("config")
 
@@ -46,7 +47,7 @@ if __name__ == "__main__":
         watched = preemption.watched(PREEMPTION.value)
         with processes.joined(*PROCESSES()), watched:
             folder = cli.path(WORKDIR.value, "--workdir")
-            stopped_by = train(CONFIG.value, folder, PROFILE.value)
+            stopped_by = train(CONFIG.value, folder, PROFILE.value, SKIP_DAMAGED.value)
             if stopped_by is None:
                 if jax.process_count() == 1:
                     report(folder)

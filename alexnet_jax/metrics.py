@@ -104,7 +104,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, without those that are cut short or damaged."""
     lines = []
     for text in path.read_bytes().split(b"\n") if path.exists() else ():
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             line = json.loads(text)
             if isinstance(line["step"], int):
                 lines.append(line)

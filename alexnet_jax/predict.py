@@ -32,6 +32,7 @@ def load_run(
     views: int = 10,
     weights: Sequence[float] = (),
     best: bool = False,
+    skip_damaged: bool = False,
 ) -> Predictor:
     """The network of a work directory, or an ensemble, on this machine's devices.
 
@@ -40,13 +41,16 @@ def load_run(
         views: 1, 9 or 10; see `inference.make_probabilities`.
         weights: of the networks in the average; () counts all the same.
         best: take the checkpoints of least validation error, not the newest.
+        skip_damaged: take the next one where a checkpoint is damaged, and name both.
     """
     several = [folders] if isinstance(folders, str | Path) else folders
     paths = [Path(folder).expanduser() for folder in several]
     configs = [workdir.read_config(folder) for folder in paths]
     first, devices = configs[0], jax.device_count()
     mesh = parallel.make_mesh(devices, 1, first.network.towers, devices)
-    models, classes = workdir.load_ensemble(paths, configs, mesh, views, weights, best)
+    models, classes = workdir.load_ensemble(
+        paths, configs, mesh, views, weights, best, skip_damaged
+    )
     network = experiment.make_network(first, len(classes))
     square = inputs.make_square(first)
     return Predictor(models, network, classes, square, first.augment.crop, mesh)
@@ -189,12 +193,18 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> int:
         """Print an answer for every image; status 1 if one could not be read."""
         device.cache_programs()
-        folders, views, weights, best = NETWORKS()
+        folders, views, weights, best, skip_damaged = NETWORKS()
         check_flags()
         files, progress = files_named(argv[1:]), sys.stderr.isatty()
         images = files.names
         views = 1 if OUTPUT.value or NEIGHBOURS.value else views
-        run = load_run(folders, views=views, weights=weights, best=best)
+        run = load_run(
+            folders,
+            views=views,
+            weights=weights,
+            best=best,
+            skip_damaged=skip_damaged,
+        )
         if OUTPUT.value:
             return save(run, files, progress)
         if NEIGHBOURS.value:

@@ -24,6 +24,7 @@ from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.device import float64, product_flops
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.feed import CachedTransfer, Feed
+from alexnet_jax.fingerprints import fingerprints_of, note_images
 from alexnet_jax.inference import Model
 from alexnet_jax.loggers import open_loggers, require_loggers
 from alexnet_jax.metrics import Logger, MetricsFile
@@ -35,7 +36,10 @@ from alexnet_jax.values import flat
 
 
 def train(
-    config: ml_collections.ConfigDict, folder: Path | str, profile: bool = False
+    config: ml_collections.ConfigDict,
+    folder: Path | str,
+    profile: bool = False,
+    skip_damaged: bool = False,
 ) -> int | None:
     """Train, with validations, from the newest checkpoint if there is one.
 
@@ -47,6 +51,7 @@ def train(
         folder: the work directory, created if missing; a run in the same one continues
             exactly where it stopped.
         profile: records a few steps in folder/profile (see `Trace`).
+        skip_damaged: where the newest checkpoint is damaged, takes the one before it.
 
     Returns:
         The signal that stopped it, after a checkpoint; None if training is complete.
@@ -54,17 +59,18 @@ def train(
     experiment.check(config)
     require_loggers(config.log_to)
     with float64(config.precision == "float64"):
-        return _train(config, Path(folder), profile)
+        return _train(config, Path(folder), profile, skip_damaged)
 
 
 def _train(
-    config: ml_collections.ConfigDict, folder: Path, profile: bool
+    config: ml_collections.ConfigDict, folder: Path, profile: bool, skip_damaged: bool
 ) -> int | None:
-    processes.agree(shared_by_processes(config))
+    processes.agree({**shared_by_processes(config), "--skip_damaged": skip_damaged})
     training = inputs.open_images(config, "train")
     validation = inputs.open_images(config, "validation", training.classes)
-    mesh = experiment.make_mesh(config)
-    part = parallel.process_part(mesh)
+    mesh, classes = experiment.make_mesh(config), training.classes
+    parallel.process_part(mesh)  # a mesh that spreads unevenly is refused here
+    experiment.require_memory(config, len(classes), mesh, training=True)
     inputs.require_a_batch(training, config)
     processes.agree({
         "the images of dataset.train": len(training),
@@ -72,7 +78,7 @@ def _train(
         "the classes of dataset.train": list(training.classes),
     })  # fmt: skip
     with locked(folder, "--workdir", "run") if processes.first() else nullcontext():
-        sets = workdir.fingerprints(training, validation)
+        sets = fingerprints_of(training, validation)
         workdir.settle_config(config, folder, len(training), sets)
         workdir.settle_classes(training.classes, config, folder)
         network = experiment.make_network(config, len(training.classes))
@@ -83,19 +89,12 @@ def _train(
             say(late)
         training, statistics = inputs.surveyed(training, config, folder)
         inputs.require_a_batch(training, config)
-        checkpoints = Checkpoints(folder / "checkpoints", config.checkpoints_to_keep)
+        checkpoints = workdir.open_checkpoints(config, classes, folder, skip_damaged)
         with processes.stop_signal() as stop, closing(checkpoints):
             run = Run(
-                config,
-                folder,
-                mesh,
-                part,
-                training,
-                validation,
-                statistics,
-                checkpoints,
+                config, folder, mesh, training, validation, statistics, checkpoints
             )
-            workdir.note_images(sets, folder)
+            note_images(sets, folder)
             run.go(stop, profile)
     done = int(run.state.step)
     if stop.signal and done < run.total and not run.schedule.finished:
@@ -112,7 +111,6 @@ class Run:
     config: ml_collections.ConfigDict
     folder: Path
     mesh: Mesh
-    part: tuple[int, int]  # `parallel.process_part`
     training: Source
     validation: Source
     statistics: Statistics
@@ -121,6 +119,7 @@ class Run:
     def __post_init__(self):
         """Restore the state, or initialise it on its shards."""
         config, classes = self.config, len(self.training.classes)
+        self.part = parallel.process_part(self.mesh)
         self.schedule = experiment.make_schedule(config, classes, len(self.validation))
         self.total = experiment.total_steps(config, len(self.training))
         self.program = experiment.make_program(config, classes, self.mesh)
@@ -156,7 +155,7 @@ class Run:
         if not start.checkpoint and not start.fresh:
             return state
         params = workdir.starting_params(
-            start.checkpoint, start.fresh, self.program.state.params
+            start, self.program.state.params, self.checkpoints.skip_damaged
         )
         say(f"starting from {start.checkpoint}: {' '.join(params)}")
         return dataclasses.replace(state, params={**state.params, **params})

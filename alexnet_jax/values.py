@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
 
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32
 Bound = Callable[[Any], str]  # value → what it must be; '' where it is
 
 
@@ -26,16 +27,18 @@ def whole(least: int, below: int = 2**31) -> Bound:
     return complaint
 
 
-def number(least: float, below: float = math.inf, infinite: bool = False) -> Bound:
-    """A number, finite unless `infinite`."""
+def number(least: float, below: float = LARGEST, infinite: bool = False) -> Bound:
+    """A number that float32 can hold, finite unless `infinite`."""
 
     def complaint(value: Any) -> str:
-        if type(value) in (int, float) and (
-            least <= value < below or (infinite and value == math.inf)
-        ):
+        if type(value) not in (int, float):
+            return f"must be a number, {least:g} or more"
+        held = not 0 < abs(value) < SMALLEST
+        if held and (least <= value < below or (infinite and value == math.inf)):
             return ""
-        upper = f" and below {below:g}" if below < math.inf else ""
-        return f"must be a number, {least:g} or more{upper}"
+        upper = f" and below {below:g}" if below < LARGEST or value >= below else ""
+        small = "" if held else f"; float32 has none between 0 and {SMALLEST:g}"
+        return f"must be a number, {least:g} or more{upper}{small}"
 
     return complaint
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import parallel, processes
+from alexnet_jax import experiment, manifest, parallel, processes
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.config import FIELDS, Change, parsed
 from alexnet_jax.data.files import read_lines, replaced, write_lines
-from alexnet_jax.data.images import Source, fingerprint
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
-from alexnet_jax.experiment import check, make_network, make_probabilities, total_steps
+from alexnet_jax.fingerprints import compared, known_images
 from alexnet_jax.inference import Model
 from alexnet_jax.step import parameter_shapes
 from alexnet_jax.values import flat, one_of
 
-IMAGES = "images.json"  # what the images of a run are known by
+CLASSES = "classes.txt"
 
 
 def write_config(config: ConfigDict, path: Path) -> None:
@@ -37,34 +36,41 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / "config.json"
     try:
         config = parsed(path.read_text(errors="replace"), str(path))
-        check(config)
+        experiment.check(config)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path}: no such file; give a work directory that alexnet_jax.main made"
         ) from None
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    trained = manifest.noted(workdir / "checkpoints").get("config", {})
+    common = [key for key in FIELDS if key in trained]
+    if changed := _differing(common, trained, flat(config)):
+        raise InputError(
+            f"{path}: damaged or edited: the checkpoints were trained with other "
+            f"values: {changed}; put theirs back"
+        )
     return config
 
 
-def fingerprints(training: Source, validation: Source) -> dict[str, dict[str, Any]]:
-    """What the images of a run are known by, as in images.json.
+def open_checkpoints(
+    config: ConfigDict,
+    classes: Sequence[str],
+    workdir: Path,
+    skip_damaged: bool = False,
+) -> Checkpoints:
+    """The checkpoints of a training.
 
-    Args:
-        training: all training images, those that cannot be decoded included.
-        validation: all validation images.
+    Their manifests note what must not change any more: most of the config, and the
+    classes.
     """
-    return {
-        "dataset.train": fingerprint(training),
-        "dataset.validation": fingerprint(validation),
+    values, fixed = flat(config), (Change.UNTRAINED, Change.NEVER)
+    run = {
+        "config": {k: values[k] for k, f in FIELDS.items() if f.change in fixed},
+        CLASSES: manifest.checksum_of("\n".join(classes)),
     }
-
-
-def note_images(sets: dict[str, dict[str, Any]], workdir: Path) -> None:
-    """Write the `fingerprints` into images.json, once a run has accepted the images."""
-    if processes.first():
-        with replaced(workdir / IMAGES) as temporary:
-            temporary.write_text(json.dumps(sets, indent=2) + "\n")
+    keep, folder = config.checkpoints_to_keep, workdir / "checkpoints"
+    return Checkpoints(folder, keep, skip_damaged=skip_damaged, run=run)
 
 
 def settle_config(
@@ -76,31 +82,32 @@ def settle_config(
         config: of the run.
         workdir: its folder.
         images: in dataset.train.
-        sets: `fingerprints`; where a path has changed, they must be those noted.
+        sets: `fingerprints_of`; where a path has changed, they must be those noted.
     """
     path = workdir / "config.json"
     if path.exists():
-        kept, known = read_config(workdir), _known_images(workdir)
+        kept, known = read_config(workdir), known_images(workdir)
         untrained = not holds_any(workdir / "checkpoints")
-        longer = total_steps(config, images) >= total_steps(kept, images)
+        ours, theirs = (experiment.total_steps(c, images) for c in (config, kept))
         may_change = {
             Change.ANY_TIME: True,
-            Change.LONGER: longer or untrained,
+            Change.LONGER: ours >= theirs or untrained,
             Change.UNTRAINED: untrained,
             Change.MOVED: bool(known),  # an earlier version did not note the images
             Change.NEVER: False,
         }
         fixed = [key for key, field in FIELDS.items() if not may_change[field.change]]
-        if differing := _differing(fixed, kept, config):
+        if differing := _differing(fixed, flat(kept), flat(config)):
             raise InputError(
                 f"--workdir={workdir}: was made with another config: {differing}; give "
                 "another --workdir, or these values"
             )
         for key, own in known.items():
-            if sets[key] != own and (moved := _differing([key], kept, config)):
+            moved = _differing([key], flat(kept), flat(config))
+            if sets[key] != own and moved:
                 raise InputError(
                     f"--workdir={workdir}: was begun with other images: {moved}: "
-                    f"{_compared(own, sets[key])}; give another --workdir, or the same "
+                    f"{compared(own, sets[key])}; give another --workdir, or the same "
                     "images"
                 )
     if processes.first():
@@ -113,37 +120,9 @@ def settle_config(
         )
 
 
-def _known_images(workdir: Path) -> dict[str, dict[str, Any]]:
-    """The fingerprints in images.json; {} where an earlier version wrote none."""
-    path = workdir / IMAGES
-    try:
-        known = json.loads(path.read_text(errors="replace"))
-        for own in known.values():
-            _compared(own, own)
-        return {key: known[key] for key in ("dataset.train", "dataset.validation")}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not two fingerprints of images in JSON ({error!r}); restore or "
-            "delete it"
-        ) from None
-
-
-def _compared(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """The sizes of two sets of images, for a message."""
-    one, other = (
-        f"{own['images']:,} images in {own['classes']:,} classes"
-        for own in (there, here)
-    )
-    if one == other:
-        return f"{one} both, with other names or contents"
-    return f"{one} there, {other} here"
-
-
 def settle_classes(classes: Sequence[str], config: ConfigDict, workdir: Path) -> None:
     """Write classes.txt into a work directory, or check that it fits this run."""
-    path = workdir / "classes.txt"
+    path = workdir / CLASSES
     for name in classes:
         if "\n" in name:
             raise InputError(
@@ -151,8 +130,8 @@ def settle_classes(classes: Sequence[str], config: ConfigDict, workdir: Path) ->
                 "line of text; rename it"
             )
     if holds_any(workdir / "checkpoints") and path.exists():
-        kept = read_classes(path)
-        if kept != list(classes):
+        kept = read_lines(path)
+        if kept != list(classes) and not _trained_with(classes, workdir):
             different = sorted(set(kept) ^ set(classes)) or ["their order"]
             raise InputError(
                 f"dataset.train={config.dataset.train!r}: has {len(classes)} classes, "
@@ -166,19 +145,31 @@ def settle_classes(classes: Sequence[str], config: ConfigDict, workdir: Path) ->
 def read_classes(path: Path) -> list[str]:
     """The class names of a classes.txt, in label order."""
     try:
-        return read_lines(path)
+        classes = read_lines(path)
     except OSError:
         raise InputError(
             f"{path}: no such file; it has a class name a line, in label order: write "
             "it, or copy it from the run that was trained"
         ) from None
+    if _trained_with(classes, path.parent) is False:
+        raise InputError(
+            f"{path}: damaged or edited: the checkpoints were trained with other "
+            "classes; restore it, or delete it and train on to have it written again"
+        )
+    return classes
+
+
+def _trained_with(classes: Sequence[str], workdir: Path) -> bool | None:
+    """Whether the checkpoints were trained with these classes; None: not noted."""
+    noted = manifest.noted(workdir / "checkpoints").get(CLASSES)
+    return noted and noted == manifest.checksum_of("\n".join(classes))
 
 
 def require_same_network(config: ConfigDict, own: ConfigDict, workdir: Path) -> None:
     """Check that --config describes the network in a work directory."""
     keys = [key for key in FIELDS if key.startswith("network.")]
     if differing := _differing(
-        [*keys, "augment.crop", "dataset.image_size"], own, config
+        [*keys, "augment.crop", "dataset.image_size"], flat(own), flat(config)
     ):
         raise InputError(
             f"--checkpoint={workdir}: a checkpoint of another network: {differing}; "
@@ -186,25 +177,27 @@ def require_same_network(config: ConfigDict, own: ConfigDict, workdir: Path) -> 
         )
 
 
-def _differing(keys: Iterable[str], there: ConfigDict, here: ConfigDict) -> str:
+def _differing(
+    keys: Iterable[str], there: Mapping[str, Any], here: Mapping[str, Any]
+) -> str:
     """The keys whose values differ, such as 'network.towers (2 there, 1 here)'."""
-    before, now = flat(there), flat(here)
     return "; ".join(
-        f"{key} ({before[key]} there, {now[key]} here)"
+        f"{key} ({there[key]} there, {here[key]} here)"
         for key in keys
-        if before[key] != now[key]
+        if there[key] != here[key]
     )
 
 
-def starting_params(checkpoint: str, fresh: Sequence[str], like: dict) -> dict:
+def starting_params(start: ConfigDict, like: dict, skip_damaged: bool) -> dict:
     """The parameters that a training starts from, those of another run (§6).
 
     Args:
-        checkpoint: the other run's work directory.
-        fresh: layers to leave out.
+        start: the section of a config, with a checkpoint and the layers to leave out.
         like: {layer: …}, shapes, dtypes and shardings.
+        skip_damaged: as for `load_model`.
     """
-    if not checkpoint:
+    fresh = start.fresh
+    if not start.checkpoint:
         raise InputError(
             f"start.fresh={tuple(fresh)}: the other layers need a start too; set "
             "start.checkpoint to the work directory of a run"
@@ -212,13 +205,18 @@ def starting_params(checkpoint: str, fresh: Sequence[str], like: dict) -> dict:
     for name in fresh:
         one_of(name, tuple(like), "start.fresh")
     kept = {layer: own for layer, own in like.items() if layer not in fresh}
-    folder = Path(os.path.expanduser(checkpoint)) / "checkpoints"
-    with closing(Checkpoints(folder)) as checkpoints:
+    folder = Path(os.path.expanduser(start.checkpoint)) / "checkpoints"
+    with closing(Checkpoints(folder, skip_damaged=skip_damaged)) as checkpoints:
         return checkpoints.restore_layers(kept)
 
 
 def load_model(
-    workdir: Path, config: ConfigDict, mesh: Mesh, views: int, best: bool = False
+    workdir: Path,
+    config: ConfigDict,
+    mesh: Mesh,
+    views: int,
+    best: bool = False,
+    skip_damaged: bool = False,
 ) -> tuple[Model, list[str]]:
     """The network of a work directory, ready to predict, and its classes.
 
@@ -228,8 +226,9 @@ def load_model(
         mesh: of the devices that will compute.
         views: 1 or 10.
         best: take the checkpoint of least validation error, not the newest.
+        skip_damaged: take the next one where a checkpoint is damaged, and name both.
     """
-    classes = read_classes(workdir / "classes.txt")
+    classes = read_classes(workdir / CLASSES)
     mean_image = Statistics.load(workdir / "statistics.npz").mean_image
     size = config.dataset.image_size
     if len(mean_image) != size:
@@ -237,12 +236,16 @@ def load_model(
             f"{workdir / 'statistics.npz'}: mean_image is {mean_image.shape}, and must "
             f"be of dataset.image_size={size}, as {workdir / 'config.json'} says"
         )
-    network = make_network(config, len(classes))
+    experiment.require_memory(config, len(classes), mesh)
+    network = experiment.make_network(config, len(classes))
     shapes = parameter_shapes(network, config.augment.crop)
     shardings = parallel.parameter_shardings(network, mesh)
-    with closing(Checkpoints(workdir / "checkpoints", best=best)) as checkpoints:
+    folder = workdir / "checkpoints"
+    with closing(
+        Checkpoints(folder, best=best, skip_damaged=skip_damaged)
+    ) as checkpoints:
         params = checkpoints.restore_params(parallel.with_shardings(shapes, shardings))
-    probabilities = make_probabilities(config, network, mesh, views)
+    probabilities = experiment.make_probabilities(config, network, mesh, views)
     return Model(probabilities, params, parallel.replicate(mesh, mean_image)), classes
 
 
@@ -253,6 +256,7 @@ def load_ensemble(
     views: int,
     weights: Sequence[float] = (),
     best: bool = False,
+    skip_damaged: bool = False,
 ) -> tuple[list[Model], list[str]]:
     """Networks whose predictions are averaged, and their common classes.
 
@@ -263,6 +267,7 @@ def load_ensemble(
         views: as there.
         weights: of the networks in the average; () counts all the same.
         best: as for `load_model`.
+        skip_damaged: as there.
     """
     models: list[Model] = []
     classes: list[str] = []
@@ -273,7 +278,7 @@ def load_ensemble(
         )
     weights = weights or [1.0] * len(workdirs)
     for workdir, config, weight in zip(workdirs, configs, weights, strict=True):
-        model, own = load_model(workdir, config, mesh, views, best)
+        model, own = load_model(workdir, config, mesh, views, best, skip_damaged)
         models.append(model._replace(weight=weight))
         classes = classes or own
         if own != classes:

@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_told_of_and_left_alone(part, tmp_path):
     before = contents(workdir / "checkpoints")
     line = refusal("main", *tiny_flags(workdir))
     assert "checkpoints/24: a damaged checkpoint (" in line
-    assert line.endswith("; move this folder away to use the one before it")
+    assert line.endswith("to take step 20 instead, or move this folder away")
     assert contents(workdir / "checkpoints") == before
     shutil.move(newest, tmp_path / "damaged")
     assert Checkpoints(workdir / "checkpoints").newest == 20

@@ -1,14 +1,19 @@
 """The one table of fields, and a config.json that an earlier version wrote."""
 
 import json
+import math
 
 import ml_collections
 import pytest
+from runs import tiny_config
 
 from alexnet_jax.config import FIELDS, base_config, check_fields, get_config, parsed
 from alexnet_jax.errors import InputError
+from alexnet_jax.experiment import check, make_mesh, require_memory
 from alexnet_jax.values import flat
 from configs import paper, paper_2012_code, quickstart
+
+RUBBISH = (math.nan, math.inf, -math.inf, -1, 0, 1e-320, 1e300, 2**31 - 1, 2**63, "x")
 
 # configs/paper.py as commit 590dde5 wrote it into a config.json, …
 PAPER = {
@@ -184,3 +189,33 @@ def test_what_does_not_fit_names_the_file_and_the_key(change, reason):
     assert str(refused.value).startswith("config.json: ")
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def refusal_of(key: str, value) -> str:
+    """The line with which a training refuses a value of a key; '' where it does not."""
+    config = tiny_config()
+    if key.startswith("optimizer.p"):
+        config.optimizer.schedule = "plateau"
+    if isinstance(FIELDS[key].value, tuple):
+        value = (value, *FIELDS[key].value[1:])
+    try:
+        with config.ignore_type():
+            config.update_from_flattened_dict({key: value})
+        check(config)
+        require_memory(config, 10, make_mesh(config), training=True)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_key_takes_a_value_or_refuses_it_in_one_line(key):
+    lines = {value: refusal_of(key, value) for value in RUBBISH}
+    taken = {value for value, line in lines.items() if not line}
+    for line in set(lines.values()) - {""}:
+        assert "\n" not in line
+        assert any(name in line for name in FIELDS), line
+    # What float32 does not hold is taken nowhere, and infinity as "never" alone.
+    assert not taken & {math.nan, -math.inf, 1e-320, 1e300}
+    assert math.inf not in taken or key == "augment.colour_noise_until_epoch"
+    assert taken != set(RUBBISH)

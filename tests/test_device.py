@@ -64,6 +64,36 @@ def test_where_nothing_can_be_kept_nothing_is(caches, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.usefixtures("no_directory")
+def test_programs_used_longest_ago_are_deleted_above_the_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(device, "CACHE_BYTES", 250)
+    folder = tmp_path / "alexnet_jax"
+    folder.mkdir()
+    for age, name in enumerate(("new", "older", "oldest")):
+        file = folder / f"{name}-cache"
+        file.write_bytes(bytes(100))
+        os.utime(file, (1e9 - age, 1e9 + age))  # the last use decides
+    (folder / "not ours").write_bytes(bytes(1000))
+    device.cache_programs()
+    assert {path.name for path in folder.iterdir()} == {
+        *("new-cache", "older-cache", "not ours"),
+    }
+
+
+def test_the_memory_of_a_container_is_what_there_is(tmp_path, monkeypatch):
+    mesh, limit = make_mesh(tiny_config()), tmp_path / "memory.max"
+    monkeypatch.setattr(device, "CONTAINER", str(limit))
+    whole = device.memory(mesh)
+    assert whole == device.psutil.virtual_memory().total
+    for text, expected in (("max\n", whole), ("123456\n", 123456), (f"{2**62}", whole)):
+        limit.write_text(text)
+        assert device.memory(mesh) == expected
+    two = make_mesh(tiny_config({"mesh.data": 2}))
+    limit.write_text("1000")
+    assert device.memory(two) == 500
+
+
 def test_jaxs_own_setting_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     device.cache_programs()

@@ -185,7 +185,15 @@ def test_drops_behind_the_end_of_a_run_are_named_and_scaled():
     config.optimizer.drops = ((2.7, 0.001, 0.002), (3.6, 0.0001, 0.002))
     assert experiment.late_drops(config, 100) == ""
     config.optimizer.drops = drops
-    config.optimizer.schedule = "plateau"  # which does not read them
+    config.optimizer.schedule = "plateau"
+    assert experiment.late_drops(config, 100) == (
+        "learning rate: falls at plateaus; optimizer.drops and layer_drops are for "
+        "optimizer.schedule='epochs', and not used"
+    )
+    config.optimizer.drops = ("rubbish",)
+    with pytest.raises(InputError, match=r"optimizer.drops=rubbish: must be rows of"):
+        experiment.check(config)
+    config.optimizer.drops = config.optimizer.layer_drops = ()
     assert experiment.late_drops(config, 100) == ""
 
 
@@ -200,3 +208,46 @@ def test_statistics_are_those_of_a_run_that_is_named():
         experiment.check(tiny_config({"start.statistics": True}))
     start = {"start.statistics": True, "start.checkpoint": "somewhere"}
     experiment.check(tiny_config(start))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"network.units": (10**9, 16)}, "network: fc7 has 16,000,000,000 weights"),
+        (
+            {"network.kernels": (8,) * 4 + (10**9,)},
+            "network: conv5 has 36,000,000,000 ",
+        ),
+        ({"batch_size": 2**30}, "dataset.image_size=72: a batch has 1,073,741,824 ima"),
+        ({"network.paddings": (10**6, 2, 1, 1, 1)}, "network: conv1 gives 2,0"),
+        ({"dataset.image_size": 10**6}, "dataset.image_size=1000000: a batch has 16"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_before_it_is_made(changes, line):
+    config = tiny_config(changes)
+    mesh = experiment.make_mesh(config)
+    with pytest.raises(InputError) as refused:
+        experiment.require_memory(config, 10, mesh, training=True)
+    assert str(refused.value).startswith(line)
+    assert "; training needs more than " in str(refused.value)
+    experiment.require_memory(tiny_config(), 10, mesh, training=True)
+
+
+def test_the_memory_of_the_papers_training_is_counted_from_below(monkeypatch):
+    # 60,965,224 parameters (§3.5), thrice; of 128 images the pixels and, largest, the
+    # 55×55×96 maps of conv1; the mean image.
+    config = importlib.import_module("configs.paper").get_config()
+    config.mesh.data = 1
+    mesh = experiment.make_mesh(config)
+    biases = 96 + 256 + 384 + 384 + 256 + 4096 + 4096 + 1000
+    needed = 3 * 4 * (60_965_224 - biases) + 4 * 128 * 55 * 55 * 96
+    needed += (128 + 4) * 3 * 256**2
+    monkeypatch.setattr(experiment.device, "memory", lambda _: needed)
+    experiment.require_memory(config, 1000, mesh, training=True)
+    monkeypatch.setattr(experiment.device, "memory", lambda _: needed - 1)
+    with pytest.raises(InputError, match="network: fc6 has 37,748,736 weights; train"):
+        experiment.require_memory(config, 1000, mesh, training=True)
+    experiment.require_memory(config, 1000, mesh)  # to predict
+    config.mesh.tower = 2
+    two = experiment.make_mesh(config)
+    experiment.require_memory(config, 1000, two, training=True)

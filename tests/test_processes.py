@@ -15,7 +15,7 @@ import pytest
 from apps import refusal, start_app
 from runs import contents, finished_run, logged, tiny_config, tiny_flags, weights
 
-from alexnet_jax import parallel, processes
+from alexnet_jax import manifest, parallel, processes
 from alexnet_jax.errors import InputError
 from alexnet_jax.train import train
 
@@ -92,6 +92,10 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     ended = Two(workdir, short, {**short, "dataset.threads": 1}, devices=2).ended()
     assert ended.statuses == [0, 0], ended
     assert f"done: {workdir}" in ended.out
+    newest = workdir / "checkpoints" / "13"  # of whose files each has written some
+    written = manifest.read_sealed(newest / manifest.NAME)["files"]
+    assert {name for name in written if name.endswith("process_1/manifest.ocdbt")}
+    assert manifest.damage(newest) == ""
     train(tiny_config(short), one)  # on as many devices
     # The same program; only the order in which gloo adds may be another.
     assert_same_losses(workdir, one, within=1e-6)

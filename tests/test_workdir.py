@@ -7,6 +7,8 @@ from runs import contents, finished_run, tiny_config
 
 from alexnet_jax import inputs, parallel, workdir
 from alexnet_jax.errors import InputError
+from alexnet_jax.fingerprints import fingerprints_of, note_images
+from alexnet_jax.manifest import NAME
 from alexnet_jax.values import flat
 from alexnet_jax.workdir import write_config
 
@@ -15,9 +17,9 @@ def settle(config, folder):
     """What a start does with the images that the config names."""
     training = inputs.open_images(config, "train")
     validation = inputs.open_images(config, "validation", training.classes)
-    sets = workdir.fingerprints(training, validation)
+    sets = fingerprints_of(training, validation)
     workdir.settle_config(config, folder, len(training), sets)
-    workdir.note_images(sets, folder)
+    note_images(sets, folder)
 
 
 def test_until_there_is_a_checkpoint_only_the_pictures_must_be_the_same(tmp_path):
@@ -33,6 +35,7 @@ def test_until_there_is_a_checkpoint_only_the_pictures_must_be_the_same(tmp_path
         "another --workdir, or the same images"
     )
     shutil.copytree(finished_run() / "checkpoints" / "24", tmp_path / "checkpoints/24")
+    (tmp_path / "checkpoints" / "24" / NAME).unlink()  # it notes another config
     before = contents(tmp_path)
     with pytest.raises(InputError, match=r"batch_size \(8 there, 16 here\)"):
         settle(tiny_config(), tmp_path)
@@ -185,12 +188,17 @@ def test_the_other_files_of_a_work_directory_must_fit(tmp_path):
             workdir.load_model(tmp_path, config, mesh(), views=1)
         copy = shutil.copytree if (run / name).is_dir() else shutil.copy
         copy(run / name, tmp_path / name)
+    for checkpoint in (tmp_path / "checkpoints").iterdir():
+        (checkpoint / NAME).unlink()  # as of an earlier version: it notes the classes
     (tmp_path / "classes.txt").write_text("one\ntwo\n")
     with pytest.raises(InputError, match=r"fc8.bias is \(10,\) there and \(2,\)"):
         workdir.load_model(tmp_path, config, mesh(), views=1)
     shutil.copy(run / "classes.txt", tmp_path)
     wider = tiny_config({"dataset.image_size": 73})
     with pytest.raises(InputError, match=r"is \(72, 72, 3\), .*image_size=73"):
+        workdir.load_model(tmp_path, wider, mesh(), views=1)
+    wider = tiny_config({"network.units": (10**9, 16)})
+    with pytest.raises(InputError, match=r"fc6 has .* weights; the network needs more"):
         workdir.load_model(tmp_path, wider, mesh(), views=1)
     (tmp_path / "statistics.npz").write_bytes(b"PK rubbish")
     with pytest.raises(InputError, match=r"statistics.npz: not a file of statistics"):

@@ -29,6 +29,7 @@ if __name__ == "__main__":
         5.0,
         "Of each side of input or predict, in a round.",
         lower_bound=0.01,
+        upper_bound=86_400,
     )
     MEASUREMENTS = {
         "step": step.measure,

@@ -51,10 +51,11 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
     stored = [source[int(row)][1] for row in rows]
     images = [x if isinstance(x, bytes) else np.asarray(x) for x in stored]
     network, crop = experiment.make_network(config, CLASSES), config.augment.crop
+    mesh = parallel.make_mesh(1, 1, network.towers, BATCH)
+    experiment.require_memory(config, CLASSES, mesh)
     params = device.jit(initial_params, static_argnums=(0, 1, 2))(
         network, config.seed, crop
     )
-    mesh = parallel.make_mesh(1, 1, network.towers, BATCH)
     mean_image = parallel.replicate(mesh, np.full((size, size, 3), GREY, np.float32))
     probabilities = experiment.make_probabilities(config, network, mesh, VIEWS)
     model, names = Model(probabilities, params, mean_image), [""] * CLASSES

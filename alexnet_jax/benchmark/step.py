@@ -30,7 +30,9 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, Any]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     require_one_device(config)
     experiment.check(config)
-    program = experiment.make_program(config, CLASSES, experiment.make_mesh(config))
+    mesh = experiment.make_mesh(config)
+    experiment.require_memory(config, CLASSES, mesh, training=True)
+    program = experiment.make_program(config, CLASSES, mesh)
     network, images, crop = program.network, config.batch_size, config.augment.crop
     device = jax.devices()[0]
     print(f"{device.device_kind}, batch of {images:,}, {config.precision}", flush=True)

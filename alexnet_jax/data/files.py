@@ -1,8 +1,10 @@
 """Files: replaced as a whole, kept open, checked, read as lines, locked by folder."""
 
+import errno
 import functools
 import hashlib
 import os
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import filelock
 from alexnet_jax.errors import InputError
 
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
+NO_LOCKS = errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS  # some network disks
 
 
 @contextmanager
@@ -87,20 +90,30 @@ def read_lines(path: Path) -> list[str]:
 def locked(folder: Path, key: str, who: str) -> Iterator[None]:
     """Make a folder and keep other processes out of it while the block runs.
 
-    The lock is the operating system's and ends with the process, however it ends.
+    The lock is the operating system's and ends with the process, however it ends. On a
+    disk that knows no locks it is a file with the process and its machine; one that a
+    killed process of the same machine left does not count.
 
     `key`, the flag that named it, and `who`, the program that may be using it, are for
     messages.
     """
     given = f"{key}={str(folder)!r}"
+    held = f"{given}: another {who} is using it; wait for it or give another folder"
+    lock: filelock.BaseFileLock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
+        try:
+            with warnings.catch_warnings():  # of a file in its place
+                warnings.simplefilter("ignore", UserWarning)
+                lock.acquire()
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            lock = filelock.SoftFileLock(folder / ".running", timeout=0)
+            held += f"; if it was killed on another machine, delete {lock.lock_file}"
+            lock.acquire()
     except filelock.Timeout:
-        raise InputError(
-            f"{given}: another {who} is using it; wait for it or give another folder"
-        ) from None
+        raise InputError(held) from None
     except OSError as error:
         raise InputError(f"{given}: cannot be made: {error.strerror}") from None
     try:

@@ -108,7 +108,7 @@ class View:
     def names(self) -> Sequence[str]:
         """Of the records, if the source knows them."""
         names = self.source.names
-        if self.rows is None or not names:
+        if not names or self.rows is None:
             return names
         return [names[i] for i in self.rows]
 

@@ -1,7 +1,9 @@
 """Mean image and colour covariance of the training images (§2, §4.1)."""
 
 import os
+import struct
 import zipfile
+import zlib
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +20,10 @@ from alexnet_jax.errors import ImageError, InputError
 
 CHUNK = 32  # images that a thread adds up at a time
 # What NumPy raises when a file holds something else.
-_NOT_STATISTICS = OSError, EOFError, zipfile.BadZipFile, ValueError, TypeError, KeyError
+_NOT_STATISTICS = (
+    *(OSError, EOFError, zipfile.BadZipFile, ValueError, TypeError, KeyError),
+    *(RuntimeError, zlib.error, struct.error, MemoryError),
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,6 +89,20 @@ def test_step_measures_variants(name, changes, monkeypatch):
             ["stop"],
             "benchmark='stop': allowed are step, input, predict, collectives; did you",
         ),
+        (["input", "--seconds=nan"], "--seconds=nan: must be a number"),
+        (["input", "--seconds=inf"], "seconds=inf: flag value must be in the range"),
+        (["input", "--seconds=-1"], "seconds=-1.0: flag value must be in the range"),
+        (
+            ["step", "--config.network.units=1000000000,4096"],
+            "network: fc6 has 9,216,000,000,000 weights; training needs more than 1",
+        ),
+        (
+            [
+                *("predict", "--config.network.units=1000000000,4096"),
+                *("--config.dataset.source=generated", "--config.dataset.train=100"),
+            ],
+            "network: fc6 has 9,216,000,000,000 weights; the network needs more than ",
+        ),
         (["step", "more"], "'more': not a flag; see --help"),
         (["step", "--config.mesh.data=2"], "mesh.data=2: benchmark step measures one"),
         (

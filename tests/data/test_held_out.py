@@ -131,3 +131,10 @@ def test_a_fingerprint_is_of_names_labels_and_content(tmp_path):
     }
     swapped = View(source, classes=("b", "a"))
     assert fingerprint(swapped)["sha256"] != digest.hexdigest()
+
+
+def test_images_without_names_are_held_out_too():
+    training, validation = held_out.split(Generated(100, 72, 0, "train"), 0.1)
+    assert (len(training), len(validation)) == (90, 10)
+    assert not training.names
+    assert fingerprint(training) != fingerprint(validation)
