@@ -25,9 +25,11 @@ if __name__ == "__main__":
     bench = Bench(folder, 0)
     t=time.time()
     out=[]
-    for i in range(int(sys.argv[1])):
-        out+= training.kills(bench)
-        print(time.time()-t)
+    import importlib
+    for name in sys.argv[1:]:
+        m, f = name.split(".")
+        out += getattr(importlib.import_module("soak."+m), f)(bench)
+        print(name, time.time()-t)
     print(table(out, []))
     for o in out:
         if o.wrong: print(o.trouble, o.wrong)

@@ -184,7 +184,8 @@ class App:
             trouble: to arrange.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.watched, self.status = folder, watched, None
+        self.folder, self.watched = folder, watched
+        self.status: int | None = None
         self._notes, self._mark = folder / "phase", f"{folder}:{time.time_ns()}"
         self._notes.write_bytes(b"")
         files = [folder / "out", folder / "err"]
@@ -205,6 +206,8 @@ class App:
                 self._notes,
             ),
         )
+        self._started = time.monotonic()
+        self.seconds = 0.0  # that it ran
         self._process.start()
         self.pid: int = self._process.pid  # type: ignore[assignment]
 
@@ -254,8 +257,14 @@ class App:
             return 999
         status = self._process.exitcode
         assert status is not None
-        self.status = status
+        if self.status is None:
+            self.status, self.seconds = status, time.monotonic() - self._started
         return status
+
+    @property
+    def killed(self) -> str:
+        """What became of it, in words."""
+        return "killed" if self.status == -signal.SIGKILL else f"status {self.status}"
 
     def orphans(self) -> list[psutil.Process]:
         """Processes of it that are left, after some time in which they may end."""

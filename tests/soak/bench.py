@@ -8,7 +8,8 @@ import random
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Sequence
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,20 @@ class Bench:
         path = self.folder / f"{self._count:05}" / name
         path.parent.mkdir(parents=True)
         return path
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[Path | None]:
+        """A disk of its own; None where this user may not mount one."""
+        disk = self.new("disk")
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "soak", disk]
+        if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+            yield None
+            return
+        try:
+            yield disk
+        finally:
+            subprocess.run(["umount", "-l", disk], check=False)
 
     # --- training ---------------------------------------------------------------------
 

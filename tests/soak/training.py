@@ -24,7 +24,7 @@ def kills(bench: Bench, most: int = 12) -> list[Outcome]:
         if app.status == 0:  # it ended before the moment came
             break
         row = f"kill −9, {phase_of(app)}"
-        outcomes.append(bench.outcome(row, _what(app), app))
+        outcomes.append(bench.outcome(row, app.killed, app))
     bench.finish(workdir, outcomes)
     if not any(outcome.wrong for outcome in outcomes):
         remove(workdir.parent)
@@ -72,7 +72,3 @@ def phase_of(app: App) -> str:
         return "saving"
     return app.phase
 
-
-def _what(*apps: App) -> str:
-    statuses = sorted({str(app.status) for app in apps})
-    return "killed" if statuses == ["-9"] else f"status {', '.join(statuses)}"
