@@ -4,10 +4,12 @@ The data position is the step itself: batch s of the training stream is a functi
 the seed and s (`data.loader`), so nothing else needs to be kept.
 """
 
+import functools
 import json
 import math
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,27 @@ from alexnet_jax.step import State
 ERROR = "top1_error"  # Orbax's metric of a checkpoint
 # In the complaints of a read that Orbax has abandoned.
 ABANDONED = ("Event loop is closed", "Encountered error while reading array")
+
+
+def _failure_named(write: Callable[..., None]) -> Callable[..., None]:
+    """A method that writes; what Orbax raises about a disk becomes one line."""
+
+    @functools.wraps(write)
+    def named(self: "Checkpoints", *arguments: Any, **options: Any) -> None:
+        try:
+            write(self, *arguments, **options)
+        except (InputError, MemoryError, jax.errors.JaxRuntimeError):
+            raise  # not the disk's fault: a device without memory, a lost process
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            text = str(error).strip() or type(error).__name__
+            short = re.search(r"([^:\n]+) \[os_error_code", text)
+            raise InputError(
+                f"{self._directory}: a checkpoint cannot be written "
+                f"({short[1].strip() if short else text.splitlines()[0][:200]}); those "
+                "before it are kept: correct that, and the same command continues"
+            ) from error
+
+    return named
 
 
 def newest_step(directory: Path) -> int | None:
@@ -102,6 +125,7 @@ class Checkpoints:
         best = self._manager.best_step() if self._read_best else None
         return self.newest if best is None else best  # none has a validation error
 
+    @_failure_named
     def save(
         self, state: State, on_host: dict[str, Any], error: float = math.inf
     ) -> None:
@@ -208,6 +232,7 @@ class Checkpoints:
                 "give the config (and classes.txt) that it was trained with"
             )
 
+    @_failure_named
     def close(self) -> None:
         """Wait until saves in progress are written."""
         self._manager.wait_until_finished()

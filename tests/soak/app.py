@@ -184,7 +184,7 @@ class App:
             trouble: to arrange.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.watched = folder, watched
+        self.folder, self.watched, self.name = folder, watched, folder.name
         self.status: int | None = None
         self._notes, self._mark = folder / "phase", f"{folder}:{time.time_ns()}"
         self._notes.write_bytes(b"")

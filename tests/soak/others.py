@@ -8,6 +8,7 @@ from runs import contents
 from soak.app import App, Trouble
 from soak.bench import Bench, Outcome, remove
 
+NAMES = ("prepare", "convert out of a run", "convert into a run", "report")
 KILLS = 3  # of one folder, before the command may reach its end
 WITHOUT = ("manifest.json",)  # names the moment and the number of workers
 
@@ -48,7 +49,7 @@ def convert_out(bench: Bench) -> list[Outcome]:
             trouble=trouble,
         )
 
-    return _killed(bench, f"convert into .{ending}", start)
+    return _killed(bench, NAMES[1], start, ending)
 
 
 def convert_in(bench: Bench) -> list[Outcome]:
@@ -87,15 +88,16 @@ def report(bench: Bench) -> list[Outcome]:
 _whole: dict[str, tuple[dict[str, bytes], int, float]] = {}
 
 
-def _killed(bench: Bench, name: str, start) -> list[Outcome]:
+def _killed(bench: Bench, name: str, start, ending: str = "") -> list[Outcome]:
     """Killed a few times, then run to its end and compared with one never killed."""
-    if name not in _whole:
+    key = f"{name} {ending}"
+    if key not in _whole:
         folder = bench.new("whole")
         app = start(folder)
         if app.ended() or app.lines:
             raise RuntimeError(f"{name}: status {app.status}: {app.lines}")
-        _whole[name] = _content(folder), app.operations, app.seconds
-    content, operations, seconds = _whole[name]
+        _whole[key] = _content(folder), app.operations, app.seconds
+    content, operations, seconds = _whole[key]
     folder, outcomes, app = bench.new("killed"), list[Outcome](), None
     for _ in range(KILLS):
         if bench.rng.random() < 0.6:

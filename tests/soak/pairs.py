@@ -6,6 +6,10 @@ import time
 from soak.app import App, Trouble
 from soak.bench import Bench, Outcome, remove, steps
 
+ROWS = (
+    *("SIGSTOP of one of two processes for seconds", "SIGSTOP of one of two for good"),
+    "SIGTERM storm, two processes",
+)
 KILLS = 3  # of one work directory
 HEARTBEAT = 10  # seconds, of the short soak; the long one keeps that of the package
 # Seconds beyond the heartbeat in which the other process must have ended.
@@ -41,7 +45,9 @@ def kills(bench: Bench) -> list[Outcome]:
 
 def stops(bench: Bench) -> list[Outcome]:
     """SIGSTOP of one of them, and SIGCONT before its heartbeat is missed."""
-    seconds = 20 if bench.long else 5
+    from alexnet_jax import processes
+
+    seconds = processes.HEARTBEAT // 2 if bench.long else 5
     workdir, stopped = bench.new(), bench.rng.randrange(2)
     pair = bench.pair(workdir)
     _until(pair, workdir, "training")
@@ -51,8 +57,7 @@ def stops(bench: Bench) -> list[Outcome]:
     pair[stopped].send(signal.SIGCONT)
     for app in pair:
         app.ended()
-    row = f"SIGSTOP of one of two processes for {seconds} s"
-    outcome = _outcome(bench, row, pair, stopped)
+        outcome = _outcome(bench, ROWS[0], pair, stopped)
     if any(app.status for app in pair):
         outcome.wrong.append(f"{workdir}: statuses {[app.status for app in pair]}")
     return _finished(bench, workdir, [outcome])
@@ -72,8 +77,7 @@ def stops_for_good(bench: Bench) -> list[Outcome]:
     seconds = time.monotonic() - began
     print(f"the other one of a process {stopped} that was stopped: {seconds:.1f} s")
     pair[stopped].kill()
-    row = "SIGSTOP of one of two processes for good"
-    outcome = _outcome(bench, row, pair, stopped)
+    outcome = _outcome(bench, ROWS[1], pair, stopped)
     return _finished(bench, workdir, [outcome])
 
 
@@ -81,24 +85,26 @@ def signals(bench: Bench) -> list[Outcome]:
     """Tens of SIGTERM within a second, to one of them or both."""
     workdir, rng = bench.new(), bench.rng
     pair = bench.pair(workdir)
-    pair[0].until(lambda: steps(workdir) >= rng.randint(0, 9))
+    after = rng.choice((0, 3, 6))
+    pair[0].until(lambda: pair[0].phase == "training" and steps(workdir) >= after)
     whom = rng.choice((pair[:1], pair[1:], pair))
     for _ in range(30):
         for app in whom:
             app.send(signal.SIGTERM)
         time.sleep(rng.random() / 15)
-    outcome = Outcome("", "")
     for app in pair:
         app.ended()
-    outcome = _outcome(bench, "SIGTERM storm, two processes", pair, 0)
+    outcome = _outcome(bench, ROWS[2], pair, 0)
     return _finished(bench, workdir, [outcome])
 
 
 def _until(pair: list[App], workdir, moment: str) -> None:
-    if moment == "saving":
+    if moment == "starting":
+        time.sleep(1)
+    elif moment == "saving":
         pair[0].until(lambda: any(workdir.glob("checkpoints/*tmp*")))
     else:
-        pair[0].until(lambda: pair[0].phase == moment and moment != "starting")
+        pair[0].until(lambda: pair[0].phase == moment)
 
 
 def _outcome(bench: Bench, row: str, pair: list[App], first: int) -> Outcome:

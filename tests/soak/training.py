@@ -1,7 +1,5 @@
 """Kills of a training, of one process and of two."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -11,8 +9,8 @@ from soak.bench import Bench, Outcome, remove, steps
 # How a kill finds its moment.
 MOMENTS = ("operation", "operation", "surveying", "compiling", "validating")
 MOMENTS += ("saving", "deleting", "moment")
-ROWS = ("starting", "surveying", "restoring", "compiling", "training", "validating")
-ROWS += ("saving", "deleting", "clearing up")
+PHASES = ("starting", "surveying", "restoring", "compiling", "training", "validating")
+PHASES += ("saving", "deleting", "clearing up")
 
 
 def kills(bench: Bench, most: int = 12) -> list[Outcome]:
