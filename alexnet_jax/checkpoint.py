@@ -24,7 +24,7 @@ from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.step import State
 
 ERROR = "top1_error"  # Orbax's metric of a checkpoint
-# In the complaints of a read that Orbax has abandoned.
+# In the complaints of a read or write that Orbax has abandoned.
 ABANDONED = ("Event loop is closed", "Encountered error while reading array")
 
 
@@ -33,6 +33,7 @@ def _failure_named(write: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(write)
     def named(self: "Checkpoints", *arguments: Any, **options: Any) -> None:
+        _ignore_abandoned_requests()  # a write may fail until the next one begins
         try:
             write(self, *arguments, **options)
         except (InputError, MemoryError, jax.errors.JaxRuntimeError):
@@ -272,14 +273,21 @@ def _rest(state: State) -> dict[str, Any]:
 def _abandoned_reads_ignored() -> Iterator[None]:
     """Reads that Orbax abandons after an error complain until the program ends."""
     before = sys.unraisablehook
+    _ignore_abandoned_requests()
+    yield
+    sys.unraisablehook = before  # not after an error
+
+
+def _ignore_abandoned_requests() -> None:
+    """Do not print what Orbax's abandoned reads and writes complain about."""
+    before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if not any(words in str(unraisable.exc_value) for words in ABANDONED):
             before(unraisable)
 
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = before  # not after an error
+    if before.__qualname__ != hook.__qualname__:  # not ours already
+        sys.unraisablehook = hook
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:

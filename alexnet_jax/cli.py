@@ -26,7 +26,7 @@ flags.disclaim_key_flags()  # flags defined here are shown in the app's --help
 WIDTH = 100  # columns of what is printed
 
 # In errors of JAX and of Python where memory is short.
-_SHORT = ("RESOURCE_EXHAUSTED", "can't start new thread")
+_SHORT = ("RESOURCE_EXHAUSTED", "std::bad_alloc", "can't start new thread")
 
 # Messages of int(), float() and absl, reworded.
 _REWORDED = {

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,11 +10,9 @@ import sys
 import pytest
 from apps import ROOT
 from pictures import write_class_folders
-from runs import contents, finished_run
 from soak.app import Trouble
 from soak.bench import Bench, Outcome
 
-from alexnet_jax.convert import convert
 from alexnet_jax.data import files
 from alexnet_jax.data.files import replaced
 from alexnet_jax.data.folders import ClassFolders
@@ -35,7 +34,8 @@ def test_killed_before_chosen_operations_on_files_nothing_is_lost(tmp_path):
     bench.finish(workdir, outcomes)
     clean = {"orphans": 0, "lines": 0, "losses": True, "files": True}
     assert outcomes == [
-        Outcome(phase, "killed", **clean) for phase in ("starting", "saving", "deleting")
+        Outcome(phase, "killed", **clean)
+        for phase in ("starting", "saving", "deleting")
     ]
 
 
@@ -75,7 +75,9 @@ def test_a_disk_that_is_away_is_no_image_to_be_left_out(tmp_path):
 def test_an_image_that_cannot_be_read_for_other_reasons_ends_a_run(
     tmp_path, monkeypatch
 ):
-    source = ClassFolders(write_class_folders(tmp_path / "i", {"a": 1}), "dataset.train")
+    source = ClassFolders(
+        write_class_folders(tmp_path / "i", {"a": 1}), "dataset.train"
+    )
 
     def fail(path):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -84,22 +86,6 @@ def test_an_image_that_cannot_be_read_for_other_reasons_ends_a_run(
     with pytest.raises(InputError, match="Too many open files") as full:
         source[0]
     assert not isinstance(full.value, ImageError)
-
-
-def test_a_convert_into_a_run_that_failed_is_completed_by_the_same_command(
-    tmp_path, monkeypatch
-):
-    file, made = tmp_path / "weights.safetensors", tmp_path / "made"
-    convert(finished_run(), file)
-    with monkeypatch.context() as patch:
-        patch.setattr("alexnet_jax.convert._untrained", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            convert(file, made)
-    convert(file, made)
-    expected = {"checkpoints", "classes.txt", "config.json", "statistics.npz", ".lock"}
-    assert {path.name for path in made.iterdir()} == expected
-    with pytest.raises(InputError, match="holds checkpoints already"):
-        convert(file, made)
 
 
 STORM = """
@@ -130,8 +116,6 @@ def test_a_second_ctrl_c_ends_an_app_that_is_unwinding(clean_up, out):
 
 def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
     bench, limit = Bench(tmp_path), 3_000  # bytes, fewer than a file of weights has
-    import resource
-
     app = bench.train(tmp_path / "run", Trouble(limit=(resource.RLIMIT_FSIZE, limit)))
     assert app.ended() == 2
     (line,) = app.lines

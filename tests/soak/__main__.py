@@ -67,7 +67,11 @@ def trouble(folder: Path, given: argparse.Namespace) -> bool:
                 if minutes >= given.minutes:
                     raise KeyboardInterrupt
                 runs.begin(f"{given.seed}.{rounds}.{name}")
-                found = scenario(runs)
+                try:
+                    found = scenario(runs)
+                except Exception as error:  # of the soak itself
+                    reason = f"{runs.seed}: {error!r}"
+                    found = [bench.Outcome(name, "no result", wrong=[reason])]
                 outcomes += found
                 wrong = sum(bool(outcome.wrong) for outcome in found)
                 told = f"{wrong} of {len(found)} failed" if wrong else f"{len(found)}"

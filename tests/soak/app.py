@@ -33,7 +33,8 @@ class Trouble:
     compile_always: bool = False  # no program comes from the cache
     report: bool = False  # write the report after a training
     limit: tuple[int, int] | None = None  # of `resource`, and how much
-    headroom: int = 0  # bytes of address space beyond what it has at its start
+    memory_group: Path | None = None  # a control group that it enters
+    handles: int = 0  # of files beyond those that it has open at its start
     clock_back_at: int = 0  # training step after which the clock is a day behind
     heartbeat: int = 0  # seconds, in place of processes.HEARTBEAT
 
@@ -57,9 +58,11 @@ class Trouble:
             sys.modules[page.__name__] = page
         if self.clock_back_at:
             self._turn_clock_back()
-        if self.headroom:
-            most = psutil.Process().memory_info().vms + self.headroom
-            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        if self.memory_group:
+            (self.memory_group / "cgroup.procs").write_text(str(os.getpid()))
+        if self.handles:
+            most = psutil.Process().num_fds() + self.handles
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         if self.limit:
             which, most = self.limit
             resource.setrlimit(which, (most, most))
@@ -152,10 +155,10 @@ class Operations:
         for phase in {"", what} & self._counts.keys():
             self._counts[phase] += 1
         self._phase.count(self._counts[""])
-        if self._counts.get(self._trouble.kill_in) == self._trouble.kill_at:
-            if self._trouble.kill_in in ("", what):
-                self._phase.note(what)
-                os.kill(os.getpid(), signal.SIGKILL)
+        of, at = self._trouble.kill_in, self._trouble.kill_at
+        if of in ("", what) and self._counts[of] == at:
+            self._phase.note(what)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _writes(self, path: str, how: int) -> bool:
         return path.startswith(self._watched) and bool(
@@ -299,4 +302,3 @@ def _begin(
     os.environ.update(environment)
     trouble.arrange(watched, notes)
     apps._main(module, argv, files, environment, False)
-

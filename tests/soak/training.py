@@ -49,8 +49,9 @@ def killed(bench: Bench, workdir: Path, moment: str) -> App:
             app = bench.train(workdir)
             after, delay = rng.randint(0, 12), rng.random() * 0.05
             app.until(
-                lambda: steps(workdir) >= after
-                and any(workdir.glob("checkpoints/*tmp*"))
+                lambda: (
+                    steps(workdir) >= after and any(workdir.glob("checkpoints/*tmp*"))
+                )
             )
             time.sleep(delay)
             app.kill()
@@ -69,4 +70,3 @@ def phase_of(app: App) -> str:
     if app.phase == "training" and any(app.watched.glob("checkpoints/*tmp*")):
         return "saving"
     return app.phase
-
