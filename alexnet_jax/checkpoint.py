@@ -4,9 +4,11 @@ The data position is the step itself: batch s of the training stream is a functi
 the seed and s (`data.loader`), so nothing else needs to be kept.
 """
 
+import functools
 import math
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,30 @@ from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.manifest import ERROR
 from alexnet_jax.step import State
 
-# In the complaints of a read that Orbax has abandoned.
+# In the complaints of a read or write that Orbax has abandoned.
 ABANDONED = ("Event loop is closed", "Encountered error while reading array")
+
+
+def _failure_named(write: Callable[..., None]) -> Callable[..., None]:
+    """A method that writes; what Orbax raises about a disk becomes one line."""
+
+    @functools.wraps(write)
+    def named(self: "Checkpoints", *arguments: Any, **options: Any) -> None:
+        _ignore_abandoned_requests()  # a write may fail until the next one begins
+        try:
+            write(self, *arguments, **options)
+        except (InputError, MemoryError, jax.errors.JaxRuntimeError):
+            raise  # not the disk's fault: a device without memory, a lost process
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            text = str(error).strip() or type(error).__name__
+            short = re.search(r"([^:\n]+) \[os_error_code", text)
+            raise InputError(
+                f"{self._directory}: a checkpoint cannot be written "
+                f"({short[1].strip() if short else text.splitlines()[0][:200]}); those "
+                "before it are kept: correct that, and the same command continues"
+            ) from error
+
+    return named
 
 
 def newest_step(directory: Path) -> int | None:
@@ -112,6 +136,7 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         manifest.write_manifest(self._saving, self._run)
 
+    @_failure_named
     def save(
         self, state: State, on_host: dict[str, Any], error: float = math.inf
     ) -> None:
@@ -188,7 +213,8 @@ class Checkpoints:
 
     def _read(self, params: Any, **others: Any) -> Any:
         items = {"params": ocp.args.StandardRestore(params), **others}
-        with self._damage_named(), _abandoned_reads_ignored():
+        _ignore_abandoned_requests()
+        with self._damage_named():
             self._check_shapes(params)
             args = ocp.args.Composite(**items)
             return self._manager.restore(self._chosen, args=args)
@@ -222,6 +248,7 @@ class Checkpoints:
                 "give the config (and classes.txt) that it was trained with"
             )
 
+    @_failure_named
     def close(self) -> None:
         """Wait until saves in progress are written."""
         self._manager.wait_until_finished()
@@ -241,18 +268,19 @@ def _rest(state: State) -> dict[str, Any]:
     return {"step": state.step, "velocity": chain, "sums": state.sums}
 
 
-@contextmanager
-def _abandoned_reads_ignored() -> Iterator[None]:
-    """Reads that Orbax abandons after an error complain until the program ends."""
+def _ignore_abandoned_requests() -> None:
+    """Do not print what reads and writes that Orbax abandons complain about.
+
+    They do so until the program ends.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if not any(words in str(unraisable.exc_value) for words in ABANDONED):
             before(unraisable)
 
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = before  # not after an error
+    if before.__qualname__ != hook.__qualname__:  # not ours already
+        sys.unraisablehook = hook
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:

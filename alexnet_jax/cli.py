@@ -1,6 +1,6 @@
 """Shared by the apps: flags, configs, and one clear line for a mistake."""
 
-import errno
+import faulthandler
 import math
 import os
 import re
@@ -25,7 +25,8 @@ flags.disclaim_key_flags()  # flags defined here are shown in the app's --help
 
 WIDTH = 100  # columns of what is printed
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a write that name no file
+# In errors of JAX and of Python where memory is short.
+_SHORT = ("RESOURCE_EXHAUSTED", "std::bad_alloc", "can't start new thread")
 
 # Messages of int(), float() and absl, reworded.
 _REWORDED = {
@@ -43,9 +44,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
 
     def checked(argv: Sequence[str]) -> int | None:
-        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by __init__.py
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.set_verbosity(logging.ERROR)  # Orbax logs each of its steps
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as of a shell's job
+            signal.signal(signal.SIGINT, _unwind)
+        logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, from threads
+        if not os.environ.get("PYTHONFAULTHANDLER"):
+            faulthandler.disable()  # absl's: pages of stacks where C++ gives up
         getLogger("asyncio").setLevel(CRITICAL)  # it logs each damaged array
         try:
             return main(argv)
@@ -54,17 +57,38 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         except BrokenPipeError:
             _discard_stdout()
             return 1
-        except OSError as error:  # no permission, no space left
-            if error.filename is None and error.errno not in _FULL:
+        except OSError as error:  # no permission, no space left, too many files
+            if error.errno is None:
                 raise
-            return _refuse(f"{error.filename or 'a disk'}: {error.strerror}")
+            return _refuse(": ".join(filter(None, (error.filename, error.strerror))))
+        except (MemoryError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0][:200]
+            short = isinstance(error, MemoryError) or any(w in reason for w in _SHORT)
+            if not short:
+                raise
+            return _refuse(f"too little memory for this process: {reason}")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        finally:  # another Ctrl-C, while Python shuts down, is no traceback
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     if hasattr(sys.stdout, "reconfigure"):  # characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     app.run(checked, flags_parser=_parse)
+
+
+def _unwind(*_: object) -> None:
+    """Ctrl-C unwinds an app; another one, which would disturb that, ends it at once."""
+    signal.signal(signal.SIGINT, end_at_once)
+    raise KeyboardInterrupt
+
+
+def end_at_once(*_: object) -> None:
+    """A handler of Ctrl-C, for an app of which nothing has to be unwound."""
+    os.write(sys.stderr.fileno(), b"interrupted\n")
+    os._exit(130)
 
 
 def say(text: str) -> None:

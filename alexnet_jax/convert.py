@@ -21,7 +21,7 @@ from alexnet_jax import cli, experiment, parallel, workdir
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.config import parsed
 from alexnet_jax.config_file import load_config
-from alexnet_jax.data.files import locked, read_lines, replaced, write_lines
+from alexnet_jax.data.files import UNFINISHED, locked, read_lines, replaced, write_lines
 from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
@@ -166,12 +166,14 @@ def into_run(
     statistics = _statistics(found, config, mean or file)
     made = {"classes.txt": names, "statistics.npz": statistics}
     new = [name for name, content in made.items() if content is not None]
+    begun = folder / f"convert{UNFINISHED}"  # by a convert that was killed or failed
     for name in ("config.json", *found.companions, *new):
-        if (folder / name).exists():
+        if (folder / name).exists() and not begun.exists():
             raise InputError(
                 f"--destination={folder}: has a {name} already; give another folder"
             )
     with locked(folder, "--destination", "run"):
+        begun.touch()
         for name, data in found.companions.items():
             with replaced(folder / name) as temporary:
                 temporary.write_bytes(data)
@@ -182,6 +184,7 @@ def into_run(
         workdir.write_config(config, folder / "config.json")
         with closing(Checkpoints(folder / "checkpoints", keep=1)) as checkpoints:
             checkpoints.save(_untrained(params), {})
+        begun.unlink()
 
 
 def _read(file: Path, mean: Path | None) -> Found:

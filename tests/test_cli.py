@@ -328,7 +328,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     with Path("/dev/full").open("w") as full:
         done = run_elsewhere(tmp_path, "-c", program, stdout=full)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: a disk: No space left on device\n")
+    assert done.stderr.startswith("error: No space left on device\n")
 
 
 def test_folders_of_a_list_may_have_commas_in_their_names(tmp_path):

@@ -57,6 +57,22 @@ def test_there_and_back_changes_no_bit_and_answers_alike(tmp_path):
     assert contents(copy) == before
 
 
+def test_a_convert_into_a_run_that_failed_is_completed_by_the_same_command(
+    tmp_path, monkeypatch
+):
+    file, made = tmp_path / "weights.safetensors", tmp_path / "made"
+    convert(finished_run(), file)
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_jax.convert._untrained", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(file, made)
+    convert(file, made)
+    expected = {"checkpoints", "classes.txt", "config.json", "statistics.npz", ".lock"}
+    assert {path.name for path in made.iterdir()} == expected
+    with pytest.raises(InputError, match="holds checkpoints already"):
+        convert(file, made)
+
+
 def test_weights_from_elsewhere_need_a_config_and_train_on(tmp_path):
     rng = np.random.default_rng(0)
     shapes = {name: weight.shape for name, weight in weights(finished_run()).items()}

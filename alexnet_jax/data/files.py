@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import glob
 import hashlib
 import os
 import warnings
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
+import psutil
 
 from alexnet_jax.errors import InputError
 
@@ -24,14 +26,22 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Yields a temporary path in the same folder. When the block ends without an
     exception, its content is flushed to the disk and takes the place of `path`;
-    otherwise it is deleted and `path` stays as it was.
+    otherwise it is deleted and `path` stays as it was. What a process that was killed
+    here has left is deleted.
     """
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}"):
+        process = left.name[len(path.name) + 1 : -len(UNFINISHED)]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
+    except OSError as error:  # of a write, which knows its descriptor only
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

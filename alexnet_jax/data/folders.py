@@ -1,5 +1,6 @@
 """Images in one folder a class, on disk or in a plain tar."""
 
+import errno
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,11 @@ SUFFIXES = frozenset((
 ))  # fmt: skip
 WANTED = "give a folder of class folders or a plain tar of one"
 FILL = "put images into it or remove it"
+# Reasons of one file, not of the disk or this process, why it cannot be read.
+OF_ONE_FILE = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG),
+}
 
 
 class Files:
@@ -49,7 +55,11 @@ class Files:
         try:
             return Record(str(file), file.read_bytes(), self._labels[i])
         except OSError as error:
-            raise ImageError(f"{file}: cannot be read: {error.strerror}") from None
+            what = f"{file}: cannot be read: {error.strerror}"
+            # A run may leave such an image out, but not those of a disk that is away.
+            there = file.parent.is_dir() or not self.classes
+            alone = there and error.errno in OF_ONE_FILE
+            raise (ImageError if alone else InputError)(what) from None
 
     def only(self, rows: np.ndarray) -> "Files":
         """These records, without the memory of the others."""
