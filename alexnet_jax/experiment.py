@@ -1,7 +1,7 @@
 """Config → objects: mesh, network, schedule and the compiled training step."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -127,12 +127,11 @@ def use_these_devices(config: ConfigDict) -> None:
     config.mesh.tower = config.mesh.fc = config.accumulation = 1
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-    """The devices of a config."""
-    c, towers = config.mesh, config.network.towers
-    return parallel.make_mesh(
-        c.data, c.tower, towers, config.batch_size, c.fc, config.accumulation
-    )
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] = ()) -> Mesh:
+    """The mesh of a config, of some devices or of all that JAX has."""
+    c, towers, images = config.mesh, config.network.towers, config.batch_size
+    parts = config.accumulation
+    return parallel.make_mesh(c.data, c.tower, towers, images, c.fc, parts, devices)
 
 
 def make_network(config: ConfigDict, classes: int) -> AlexNet:
