@@ -187,12 +187,16 @@ class Program(NamedTuple):
     batch: dict[str, jax.ShapeDtypeStruct]
     mean_image: jax.ShapeDtypeStruct
 
-    def compile(self) -> Any:
-        """Compile the training step for its mesh, without running it."""
+    def compile(self, options: dict[str, Any] | None = None) -> Any:
+        """Compile the training step for its mesh, without running it.
+
+        Args:
+            options: of the compiler, over those of `device.jit`.
+        """
         rates = jax.tree.map(lambda _: jnp.float32(0), self.state.params)
         return self.train_step.lower(
             self.state, self.batch, self.mean_image, rates
-        ).compile()
+        ).compile(compiler_options=options)
 
 
 def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
