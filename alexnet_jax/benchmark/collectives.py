@@ -94,11 +94,11 @@ def table(found: list[Collective]) -> str:
     if not found:
         return "no communication between devices; --config.mesh.tower=2 has some"
     head = f"{'':9}{'collective':20}{'axis':11}{'carries':11}{'dtype':6}{'times':>6}"
-    rows = [f"{head}{'bytes per device':>18}{'beside kernels':>16}"]
+    rows = [f"{head}{'bytes per device':>18}{'overlaps kernels':>18}"]
     for c in found:
         rows.append(
             f"{c.direction:9}{c.kind:20}{c.axes:11}{c.carries:11}{c.dtype:6}{c.times:6}"
-            f"{c.bytes:18,}{c.hidden or '':>16}"
+            f"{c.bytes:18,}{c.overlaps or '':>18}"
         )
     return "\n".join([*rows, f"{'sum':63}{sum(c.bytes for c in found):18,}"])
 

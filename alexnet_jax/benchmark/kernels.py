@@ -14,6 +14,7 @@ from alexnet_jax.benchmark.instructions import (
     Instruction,
     Instructions,
 )
+from alexnet_jax.benchmark.program_text import exchange_of, origin
 from alexnet_jax.benchmark.targets import Chip
 
 # Where the compiler has no figure of its own: the shares of a chip's peak that products
@@ -72,15 +73,11 @@ def read_kernels(program: Instructions, chip: Chip) -> list[Kernel]:
         is_small = sum(a.bytes for a in arrays) <= SCALARS
         if is_small or (target and target[1] in CALLS_OF_NOTHING):
             continue
-        near = [i.op_name for i in (own, *program.producers(scope, own))]
-        if scope in program.callers:
-            near.append(program.callers[scope][1].op_name)
-        name = next((n for n in near if "jit(" in n or "state.params" in n), "")
         moved = traffic(program, scope, own)
         seconds, is_assumed = _seconds(program, scope, own, moved, chip)
         found.append(
             Kernel(
-                *part_of(name),
+                *_part(program, scope, own),
                 times,
                 times * moved,
                 times * seconds,
@@ -89,6 +86,18 @@ def read_kernels(program: Instructions, chip: Chip) -> list[Kernel]:
             )
         )
     return found
+
+
+def _part(program: Instructions, scope: str, own: Instruction) -> tuple[str, str]:
+    """`part_of` by the nearest name, where XLA made an instruction without one."""
+    if exchange := exchange_of(program, own):
+        direction, carries = origin(program, scope, own, exchange)
+        of_maps = carries not in ("gradients", "counts")
+        return f"exchange {carries}" if of_maps else carries, direction
+    near = [i.op_name for i in (own, *program.producers(scope, own))]
+    if scope in program.callers:
+        near.append(program.callers[scope][1].op_name)
+    return part_of(next((n for n in near if "jit(" in n or "state.params" in n), ""))
 
 
 def traffic(program: Instructions, scope: str, own: Instruction) -> int:

@@ -26,7 +26,7 @@ class Collective(NamedTuple):
     times: int  # in a step: more than 1 with micro-batches
     bytes: int  # that a device receives in a step, by the cheapest algorithm (ring)
     dtype: str  # of the numbers, such as 'bf16'
-    hidden: int  # kernels between its start and its end: it overlaps with them
+    overlaps: int  # kernels that run between its start and its end
 
 
 KIND = re.compile(
@@ -45,7 +45,7 @@ def read_program(
 ) -> Iterator[Collective]:
     """The same of instructions; a group of one device communicates nothing."""
     for scope, own, times in program.run():
-        if not (exchange := _exchange(program, own)):
+        if not (exchange := exchange_of(program, own)):
             continue
         found = KIND.fullmatch(exchange.kind)
         assert found
@@ -57,7 +57,7 @@ def read_program(
         arrays = exchange.results
         if own is not exchange and kind == "all-reduce" and own.results != arrays:
             kind, arrays = "reduce-scatter", own.results  # a TPU's, as one fusion
-        direction, carries = _origin(program, scope, own, exchange)
+        direction, carries = origin(program, scope, own, exchange)
         yield Collective(
             kind=kind,
             axes=_axes(groups, mesh_shape),
@@ -66,11 +66,11 @@ def read_program(
             times=times,
             bytes=times * _received(kind, sum(a.bytes for a in arrays), devices),
             dtype="+".join(sorted({a.dtype for a in arrays})),
-            hidden=_hidden(program, scope, own),
+            overlaps=_overlaps(program, scope, own),
         )
 
 
-def _exchange(program: Instructions, own: Instruction) -> Instruction | None:
+def exchange_of(program: Instructions, own: Instruction) -> Instruction | None:
     """The collective that an instruction is, or that a fusion has inside.
 
     XLA:TPU writes one that runs beside others as a start, fusions and an end, and each
@@ -87,7 +87,7 @@ def _exchange(program: Instructions, own: Instruction) -> Instruction | None:
     return next((i for i in inside if KIND.fullmatch(i.kind)), None)
 
 
-def _origin(
+def origin(
     program: Instructions, scope: str, own: Instruction, exchange: Instruction
 ) -> tuple[str, str]:
     """(direction, what it carries), from the names of JAX's operations.
@@ -109,7 +109,7 @@ def _origin(
     return direction, "gradients" if numbers > 8 else "counts"
 
 
-def _hidden(program: Instructions, scope: str, start: Instruction) -> int:
+def _overlaps(program: Instructions, scope: str, start: Instruction) -> int:
     """Kernels between the start and the end of an exchange; 0: they wait for it."""
     order = [*program.computations[scope].values()]
     kernels = 0

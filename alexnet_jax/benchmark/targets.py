@@ -112,7 +112,11 @@ def find(name: str) -> Target:
 def _tpus(kind: str, shape: str) -> list[jax.Device]:
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    return _described(kind, platform="tpu", topology_name=f"{kind[4:]}:{shape}")
+    # One device a chip: the others have that by default.
+    cores = {"chip_config_name": "megacore"} if kind == "tpu-v4" else {}
+    return _described(
+        kind, platform="tpu", topology_name=f"{kind[4:]}:{shape}", **cores
+    )
 
 
 def _gpus(kind: str, shape: str) -> list[jax.Device]:
