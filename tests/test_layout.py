@@ -57,14 +57,14 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 87
+MOST_MODULES = 90
 LONGEST_MODULE = 300
 MOST_LINES = {
     "root and network": 6_440,
     "data": 2_125,
     "prepare": 1_200,
     "report": 1_515,
-    "benchmark": 1_520,
+    "benchmark": 2_230,
     "weights": 970,
 }
 

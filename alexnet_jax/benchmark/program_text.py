@@ -7,11 +7,10 @@ that names the groups of devices and, in its metadata, its line of the network.
 import itertools
 import math
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 
 from alexnet_jax.benchmark.instructions import Instruction, Instructions
 
@@ -35,15 +34,15 @@ KIND = re.compile(
 )
 
 
-def read_collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
-    """The collectives of a compiled step (`jax.stages.Compiled`), in its order."""
-    return list(read_program(Instructions(compiled.as_text()), dict(mesh.shape)))
-
-
 def read_program(
-    program: Instructions, mesh_shape: dict[str, int]
+    program: Instructions, mesh_shape: Mapping[str, int]
 ) -> Iterator[Collective]:
-    """The same of instructions; a group of one device communicates nothing."""
+    """The collectives of a compiled step, in its order; not of groups of one device.
+
+    Args:
+        program: the step's.
+        mesh_shape: {axis: devices along it}, `Mesh.shape`.
+    """
     for scope, own, times in program.run():
         if not (exchange := exchange_of(program, own)):
             continue
@@ -184,7 +183,7 @@ def _integers(text: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"(?<![\w])\d+", text)]
 
 
-def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> str:
+def _axes(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> str:
     """The axes of the mesh along which the groups lie, such as 'data+fc'."""
     names = [name for name, size in mesh_shape.items() if size > 1]
     ids = np.arange(groups.size).reshape([mesh_shape[name] for name in names])

@@ -12,7 +12,6 @@ from alexnet_jax.benchmark.instructions import Instructions
 from alexnet_jax.benchmark.program_text import (
     Collective,
     device_groups,
-    read_collectives,
     read_program,
 )
 
@@ -54,7 +53,7 @@ COLLECTIVES = {
 
 
 def compiled(exchange):
-    """A program of eight devices that does nothing else, and its mesh."""
+    """A program of eight devices that does nothing else, and its mesh's shape."""
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
     program = jax.shard_map(
         exchange,
@@ -64,13 +63,14 @@ def compiled(exchange):
         check_vma=False,
     )
     pixels = jax.ShapeDtypeStruct((64, 1024), "float32")
-    return quick_jit(program).lower(pixels).compile(), mesh
+    text = quick_jit(program).lower(pixels).compile().as_text()
+    return Instructions(text), mesh.shape
 
 
 @pytest.mark.parametrize("name", COLLECTIVES)
 def test_a_collective_is_found_with_its_axis_and_bytes(name):
     exchange, axes, received = COLLECTIVES[name]
-    (found,) = read_collectives(*compiled(exchange))
+    (found,) = read_program(*compiled(exchange))
     assert found == Collective(
         *(name.split(" over")[0], axes, "forward", "gradients", 1, received),
         *("f32", 0),
@@ -82,7 +82,7 @@ def test_a_collective_in_a_loop_counts_once_an_iteration():
         body = lambda total, _: (lax.psum(total, "a") / 2, None)  # noqa: E731
         return lax.scan(body, x, None, length=3)[0]
 
-    (found,) = read_collectives(*compiled(three_times))
+    (found,) = read_program(*compiled(three_times))
     assert (found.times, found.bytes) == (3, 3 * 32768)
 
 
@@ -92,7 +92,7 @@ def test_a_collective_is_named_after_its_line_of_the_network():
             both = lax.all_gather(x, "b", axis=1, tiled=True)
         return (both**2).sum()
 
-    forward, backward = read_collectives(*compiled(jax.grad(loss)))
+    forward, backward = read_program(*compiled(jax.grad(loss)))
     assert (forward.kind, forward.direction) == ("all-gather", "forward")
     assert (backward.kind, backward.direction) == ("reduce-scatter", "backward")
     assert forward.carries == backward.carries == "conv3"

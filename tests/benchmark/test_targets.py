@@ -88,10 +88,13 @@ def check_figures(result: dict) -> None:
     assert result["roofline_milliseconds"]["flop"] == least
 
 
-# (target, batch): by the compilers' figures, with libtpu 0.0.42 and jax 0.10.2.
+# {(target, images): figures of today}, with libtpu 0.0.42 and jax 0.10.2. The goals: on
+# an H200 8 ms and 12e9 bytes at 512 images, 2.4 ms at 128; on a v5e 12 ms and 8e9 bytes
+# by the compiler's count.
 RECORDED = {
     ("h200-1", 512): {"milliseconds": 11.59, "bytes": 25.72e9, "kernels": 150},
-    ("h200-1", 128): {"milliseconds": 3.21, "bytes": 8.3e9, "kernels": 150},
+    ("h200-1", 128): {"milliseconds": 3.21, "bytes": 8.32e9, "kernels": 152},
+    ("tpu-v5e-1", 128): {"milliseconds": 72.8, "bytes_accessed": 17.71e9},
 }
 
 
