@@ -127,11 +127,12 @@ def use_these_devices(config: ConfigDict) -> None:
     config.mesh.tower = config.mesh.fc = config.accumulation = 1
 
 
-def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] = ()) -> Mesh:
-    """The mesh of a config, of some devices or of all that JAX has."""
-    c, towers, images = config.mesh, config.network.towers, config.batch_size
-    parts = config.accumulation
-    return parallel.make_mesh(c.data, c.tower, towers, images, c.fc, parts, devices)
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices of a config, out of those given or of JAX's default backend."""
+    c, towers, batch_size = config.mesh, config.network.towers, config.batch_size
+    return parallel.make_mesh(
+        c.data, c.tower, towers, batch_size, c.fc, config.accumulation, devices
+    )
 
 
 def make_network(config: ConfigDict, classes: int) -> AlexNet:
@@ -147,7 +148,9 @@ def make_probabilities(
 ) -> jax.stages.Wrapped:
     """`inference.make_probabilities` of a config's network, compiled."""
     crop, mean_at = config.augment.crop, config.augment.mean_at
-    return device.jit(inference.make_probabilities(network, mesh, crop, views, mean_at))
+    return device.jit(
+        inference.make_probabilities(network, mesh, crop, views, mean_at), mesh
+    )
 
 
 def make_schedule(
@@ -223,11 +226,11 @@ def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
     batch = step.batch_shapes(config.batch_size, size)
     return Program(
         network=network,
-        initialise=device.jit(initial_state, out_shardings=shardings),
+        initialise=device.jit(initial_state, mesh, out_shardings=shardings),
         train_step=device.jit(
-            train_step, donate_argnums=0, out_shardings=(shardings, everywhere)
+            train_step, mesh, donate_argnums=0, out_shardings=(shardings, everywhere)
         ),
-        norms=device.jit(step.norms, out_shardings=everywhere),
+        norms=device.jit(step.norms, mesh, out_shardings=everywhere),
         state=parallel.with_shardings(shapes, shardings),
         batch={name: x.update(sharding=examples) for name, x in batch.items()},
         mean_image=jax.ShapeDtypeStruct(

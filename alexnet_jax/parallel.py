@@ -34,7 +34,7 @@ def make_mesh(
     batch_size: int,
     fc: int = 1,
     micro_batches: int = 1,
-    devices: Sequence[jax.Device] = (),
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """Arrange the devices as ('data', 'tower'), or with fc > 1 ('data', 'fc', 'tower').
 
@@ -47,9 +47,9 @@ def make_mesh(
         batch_size: global; every replica takes an equal share.
         fc: replicas of the convolutions that share one copy of fc6 to fc8.
         micro_batches: into which each replica cuts its share of a batch.
-        devices: to arrange; (): those of this process and its peers.
+        devices: None: those of JAX's default backend.
     """
-    devices = devices or jax.devices()
+    devices = jax.devices() if devices is None else devices
     if tower < 1 or towers % tower:
         allowed = "1 or 2" if towers == 2 else "1"
         raise InputError(

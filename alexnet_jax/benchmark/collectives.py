@@ -41,7 +41,7 @@ def measure(config: ml_collections.ConfigDict, target: str = "") -> dict[str, An
     if not aim:
         jax.config.update("jax_num_cpu_devices", config.mesh.data * config.mesh.tower)
     experiment.check(config)
-    mesh = experiment.make_mesh(config, aim.devices if aim else ())
+    mesh = experiment.make_mesh(config, aim.devices if aim else None)
     step = experiment.make_program(config, CLASSES, mesh)
     compiled = step.compile(aim.options if aim else None)
     program = Instructions(compiled.as_text())
