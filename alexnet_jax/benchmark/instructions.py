@@ -20,7 +20,7 @@ ARRAY = re.compile(
 FREE = {  # they only name, group or order what others compute
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("while", "call", "conditional", "partition-id", "replica-id", "opt-barrier"),
-    "domain",
+    *("async-start", "domain"),
 }
 CALLS = {  # attributes that name the computations that an instruction runs
     "while": ("body",),
@@ -74,7 +74,7 @@ class Instruction(NamedTuple):
 
     def called(self, *attributes: str) -> list[str]:
         """The computations under some of its attributes, such as 'body'."""
-        names = "|".join(attributes or ("-",))  # '-': none
+        names = "|".join(attributes)
         found = re.findall(rf"\b(?:{names})=(?:\{{([^}}]*)\}}|%?([\w.\-]+))", self.line)
         return [n for pair in found for n in re.findall(r"[\w.\-]+", "".join(pair))]
 
@@ -117,7 +117,7 @@ class Instructions:
         for own in self.computations[name].values():
             yield name, own, times
             rounds = self._rounds(own) if own.kind == "while" else 1
-            for callee in own.called(*CALLS.get(own.kind, ())):
+            for callee in own.called(*CALLS[own.kind]) if own.kind in CALLS else ():
                 self.callers[callee] = name, own
                 yield from self.run(callee, times * rounds)
 
