@@ -27,14 +27,37 @@ _FOR_CPU = {
 }
 
 
-def on_cpu() -> bool:
-    """The one place where the backend decides how something is computed."""
-    return jax.default_backend() == "cpu"
+def on_cpu(mesh: Mesh | None = None) -> bool:
+    """Whether the devices of a mesh, or JAX's default device, are processors."""
+    first = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    return first.platform == "cpu"
 
 
-def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
-    """`jax.jit` with the compiler options that make this network fast."""
-    own = _FOR_CPU if on_cpu() else None
+def by_target(*arrays: Any, default: Callable, **forms: Callable) -> Any:
+    """The one place where an operation's form follows the device compiled for.
+
+    It is chosen when the program is lowered: one for the GPU that is compiled or
+    exported on a machine without one has the GPU's form, and no other.
+
+    Args:
+        arrays: arguments of every form.
+        default: the form for devices that have none of their own.
+        forms: those that have, by 'cpu', 'cuda' or 'tpu'.
+    """
+    return jax.lax.platform_dependent(*arrays, default=default, **forms)
+
+
+def jit(
+    function: Callable, mesh: Mesh | None = None, **options: Any
+) -> jax.stages.Wrapped:
+    """`jax.jit` with the compiler options that make this network fast.
+
+    Args:
+        function: to compile.
+        mesh: that it is compiled for; None: JAX's default device.
+        options: of `jax.jit`.
+    """
+    own = _FOR_CPU if on_cpu(mesh) else None
     return jax.jit(function, compiler_options=own, **options)
 
 
@@ -122,7 +145,7 @@ def product_flops(mesh: Mesh, dtype: Any) -> float | None:
         FLOP/s; None where other programs load the processor, since every start would
         measure another figure.
     """
-    side = 1536 if on_cpu() else 8192
+    side = 1536 if on_cpu(mesh) else 8192
     matrix, product = jnp.ones((side, side), dtype), make_product()
     product(matrix, matrix).block_until_ready()  # compiles it
     seconds = []
@@ -136,8 +159,8 @@ def product_flops(mesh: Mesh, dtype: Any) -> float | None:
     own = (process_time() - own) / sum(seconds)  # of the cores, how many were ours
     busy = psutil.cpu_percent(percpu=True)
     all_programs = sum(busy[core] for core in cores if core < len(busy)) / 100
-    if on_cpu() and all_programs - own > LOADED * len(cores):
+    if on_cpu(mesh) and all_programs - own > LOADED * len(cores):
         return None
     processes = {device.process_index for device in mesh.devices.flat}
-    devices = len(processes) if on_cpu() else mesh.size
+    devices = len(processes) if on_cpu(mesh) else mesh.size
     return devices * 2 * side**3 / min(seconds)

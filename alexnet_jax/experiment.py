@@ -1,7 +1,7 @@
 """Config → objects: mesh, network, schedule and the compiled training step."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -133,11 +133,11 @@ def use_these_devices(config: ConfigDict) -> None:
     config.mesh.tower = config.mesh.fc = config.accumulation = 1
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-    """The devices of a config."""
-    c, towers = config.mesh, config.network.towers
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices of a config, out of those given or of JAX's default backend."""
+    c, towers, batch_size = config.mesh, config.network.towers, config.batch_size
     return parallel.make_mesh(
-        c.data, c.tower, towers, config.batch_size, c.fc, config.accumulation
+        c.data, c.tower, towers, batch_size, c.fc, config.accumulation, devices
     )
 
 
@@ -200,7 +200,9 @@ def make_probabilities(
 ) -> jax.stages.Wrapped:
     """`inference.make_probabilities` of a config's network, compiled."""
     crop, mean_at = config.augment.crop, config.augment.mean_at
-    return device.jit(inference.make_probabilities(network, mesh, crop, views, mean_at))
+    return device.jit(
+        inference.make_probabilities(network, mesh, crop, views, mean_at), mesh
+    )
 
 
 def make_schedule(
@@ -240,12 +242,16 @@ class Program(NamedTuple):
     batch: dict[str, jax.ShapeDtypeStruct]
     mean_image: jax.ShapeDtypeStruct
 
-    def compile(self) -> Any:
-        """Compile the training step for its mesh, without running it."""
+    def compile(self, options: dict[str, Any] | None = None) -> Any:
+        """Compile the training step for its mesh, without running it.
+
+        Args:
+            options: of the compiler, over those of `device.jit`.
+        """
         rates = jax.tree.map(lambda _: jnp.float32(0), self.state.params)
         return self.train_step.lower(
             self.state, self.batch, self.mean_image, rates
-        ).compile()
+        ).compile(compiler_options=options)
 
 
 def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
@@ -272,11 +278,11 @@ def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
     batch = step.batch_shapes(config.batch_size, size)
     return Program(
         network=network,
-        initialise=device.jit(initial_state, out_shardings=shardings),
+        initialise=device.jit(initial_state, mesh, out_shardings=shardings),
         train_step=device.jit(
-            train_step, donate_argnums=0, out_shardings=(shardings, everywhere)
+            train_step, mesh, donate_argnums=0, out_shardings=(shardings, everywhere)
         ),
-        norms=device.jit(step.norms, out_shardings=everywhere),
+        norms=device.jit(step.norms, mesh, out_shardings=everywhere),
         state=parallel.with_shardings(shapes, shardings),
         batch={name: x.update(sharding=examples) for name, x in batch.items()},
         mean_image=jax.ShapeDtypeStruct(

@@ -51,7 +51,8 @@ def momentum_with_decay(
             v = jnp.where(rate == 0, v, moving)
             # XLA:CPU would compute it twice, here and for the weights, and so copy all
             # old weights and velocities first: for fc6, 107 ms in place of 15.
-            return jax.lax.optimization_barrier(v) if device.on_cpu() else v
+            barrier = jax.lax.optimization_barrier
+            return device.by_target(v, cpu=barrier, default=lambda v: v)
 
         velocities = jax.tree_util.tree_map_with_path(
             velocity, state.trace, params, gradients, dict(rates)

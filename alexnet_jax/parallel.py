@@ -11,7 +11,7 @@ Under `jit` alone, XLA gathers the whole batch at every grouped convolution; und
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -34,6 +34,7 @@ def make_mesh(
     batch_size: int,
     fc: int = 1,
     micro_batches: int = 1,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """Arrange the devices as ('data', 'tower'), or with fc > 1 ('data', 'fc', 'tower').
 
@@ -46,8 +47,9 @@ def make_mesh(
         batch_size: global; every replica takes an equal share.
         fc: replicas of the convolutions that share one copy of fc6 to fc8.
         micro_batches: into which each replica cuts its share of a batch.
+        devices: None: those of JAX's default backend.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if tower < 1 or towers % tower:
         allowed = "1 or 2" if towers == 2 else "1"
         raise InputError(

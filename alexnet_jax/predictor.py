@@ -191,4 +191,4 @@ class Predictor:
 def _features(
     network: AlexNet, mesh: Mesh, side: int, names: tuple[str, ...]
 ) -> jax.stages.Wrapped:
-    return device.jit(inference.make_features(network, mesh, side, names))
+    return device.jit(inference.make_features(network, mesh, side, names), mesh)

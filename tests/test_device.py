@@ -144,7 +144,7 @@ def test_a_processor_that_others_use_is_no_yardstick(
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
 def test_the_yardstick_of_an_accelerator_is_not_the_processors(backend, monkeypatch):
     mesh = make_mesh(tiny_config())
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(device, "on_cpu", lambda mesh: backend == "cpu")
     assert measured_flops(mesh, monkeypatch, own=0.1, all_programs=1.0)
 
 
@@ -152,7 +152,7 @@ def test_the_yardstick_of_an_accelerator_is_not_the_processors(backend, monkeypa
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_devices_made_of_one_processor_count_once(backend, shape, devices, monkeypatch):
     mesh = make_mesh(tiny_config({"mesh.data": shape[0], "mesh.tower": shape[1]}))
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(device, "on_cpu", lambda mesh: backend == "cpu")
     found = measured_flops(mesh, monkeypatch, own=1.0, all_programs=1.0)
     if backend == "gpu":
         assert found == 2 * 8192**3 / 0.5 * devices

@@ -57,14 +57,14 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 89
+MOST_MODULES = 92
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 6_816,
-    "data": 2_145,
+    "root and network": 6_900,
+    "data": 2_170,
     "prepare": 1_200,
     "report": 1_515,
-    "benchmark": 1_524,
+    "benchmark": 2_235,
     "weights": 970,
 }
 

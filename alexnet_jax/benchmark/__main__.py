@@ -7,6 +7,8 @@ python -m alexnet_jax.benchmark predict --config=configs/paper.py \
     --config.dataset.train=DIR
 python -m alexnet_jax.benchmark collectives --config=configs/paper.py \
     --config.mesh.data=128 --config.mesh.tower=2 --config.batch_size=32768
+python -m alexnet_jax.benchmark collectives --config=configs/paper.py \
+    --target=tpu-v5e-256 --config.precision=bfloat16
 
 Each prints tables, and one JSON object as the last line.
 """
@@ -31,11 +33,16 @@ if __name__ == "__main__":
         lower_bound=0.01,
         upper_bound=86_400,
     )
+    TARGET = flags.DEFINE_string(
+        "target",
+        "",
+        "Accelerators that collectives compiles for, here or not: tpu-v5e-256, h200-8.",
+    )
     MEASUREMENTS = {
         "step": step.measure,
         "input": lambda config: input.measure(config, SECONDS.value),
         "predict": lambda config: predict.measure(config, SECONDS.value),
-        "collectives": collectives.measure,
+        "collectives": lambda config: collectives.measure(config, TARGET.value),
     }
 
     def main(argv: Sequence[str]) -> None:
@@ -43,6 +50,8 @@ if __name__ == "__main__":
         if len(argv) < 2:
             raise InputError(f"name a measurement: {', '.join(MEASUREMENTS)}")
         cli.no_more_arguments(argv[1:])
+        if TARGET.value and argv[1] != "collectives":
+            raise InputError(f"--target={TARGET.value}: only collectives takes it")
         measure = MEASUREMENTS[one_of(argv[1], list(MEASUREMENTS), "benchmark")]
         device.compile_always()
         with device.float64(CONFIG.value.precision == "float64"):

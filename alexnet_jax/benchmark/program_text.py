@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, read from its text.
+"""The collectives of a compiled program, read from its instructions.
 
 XLA compiles one program for all devices of a mesh. Each collective is an instruction
 that names the groups of devices and, in its metadata, its line of the network.
@@ -7,11 +7,12 @@ that names the groups of devices and, in its metadata, its line of the network.
 import itertools
 import math
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
+
+from alexnet_jax.benchmark.instructions import Instruction, Instructions
 
 
 class Collective(NamedTuple):
@@ -23,45 +24,102 @@ class Collective(NamedTuple):
     carries: str  # the layer it precedes, 'gradients', or 'counts' (loss and errors)
     times: int  # in a step: more than 1 with micro-batches
     bytes: int  # that a device receives in a step, by the cheapest algorithm (ring)
+    dtype: str  # of the numbers, such as 'bf16'
+    overlaps: int  # kernels that run between its start and its end
 
 
 KIND = re.compile(
-    r"= (?P<type>\(.*?\)|\S+) (?P<kind>all-gather|all-reduce|all-to-all|reduce-scatter"
-    r"|collective-permute|collective-broadcast|ragged-all-to-all)(?P<start>-start)?\("
+    r"(all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
+    r"|collective-broadcast|ragged-all-to-all)(-start)?"
 )
 
 
-def read_collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
-    """The collectives of a compiled step (`jax.stages.Compiled`), in its order."""
-    return list(read_program(compiled.as_text(), dict(mesh.shape)))
+def read_program(
+    program: Instructions, mesh_shape: Mapping[str, int]
+) -> Iterator[Collective]:
+    """The collectives of a compiled step, in its order; not of groups of one device.
 
-
-def read_program(text: str, mesh_shape: dict[str, int]) -> Iterator[Collective]:
-    """The same from the program's text; a group of one device communicates nothing."""
-    times = _times_of_computations(text)
-    for computation, line in _lines(text):
-        found = KIND.search(line)
-        if not found:
+    Args:
+        program: the step's.
+        mesh_shape: {axis: devices along it}, `Mesh.shape`.
+    """
+    for scope, own, times in program.run():
+        if not (exchange := exchange_of(program, own)):
             continue
-        groups = _groups(line, math.prod(mesh_shape.values()))
+        found = KIND.fullmatch(exchange.kind)
+        assert found
+        kind = found[1]
+        groups = _groups(exchange.line, math.prod(mesh_shape.values()))
         devices = groups.shape[1]
         if devices == 1:
             continue
-        size, numbers = _bytes(found["type"])
-        if found["start"] and found["kind"] == "all-gather":  # (operand, result)
-            size -= size // (devices + 1)
-        name = re.search(r'op_name="([^"]*)"', line)
-        origin, repeated = name[1] if name else "", times[computation]
-        exchange = re.search(r"exchange_(\w+)", origin)
-        sums = "gradients" if numbers > 8 else "counts"
+        arrays = exchange.results
+        if own is not exchange and kind == "all-reduce" and own.results != arrays:
+            kind, arrays = "reduce-scatter", own.results  # a TPU's, as one fusion
+        direction, carries = origin(program, scope, own, exchange)
         yield Collective(
-            kind=found["kind"],
+            kind=kind,
             axes=_axes(groups, mesh_shape),
-            direction="backward" if "transpose(" in origin else "forward",
-            carries=exchange[1] if exchange else sums,
-            times=repeated,
-            bytes=repeated * _received(found["kind"], size, devices),
+            direction=direction,
+            carries=carries,
+            times=times,
+            bytes=times * _received(kind, sum(a.bytes for a in arrays), devices),
+            dtype="+".join(sorted({a.dtype for a in arrays})),
+            overlaps=_overlaps(program, scope, own),
         )
+
+
+def exchange_of(program: Instructions, own: Instruction) -> Instruction | None:
+    """The collective that an instruction is, or that a fusion has inside.
+
+    XLA:TPU writes one that runs beside others as a start, fusions and an end, and each
+    of them has it inside.
+    """
+    if KIND.fullmatch(own.kind):
+        return own
+    if own.kind != "fusion":
+        return None
+    inside = program.inside(own).values()
+    of_others = "async_collective_fusion" in own.called("calls")[0]
+    if of_others or any("AsyncCollectiveDone" in i.line for i in inside):
+        return None
+    return next((i for i in inside if KIND.fullmatch(i.kind)), None)
+
+
+def origin(
+    program: Instructions, scope: str, own: Instruction, exchange: Instruction
+) -> tuple[str, str]:
+    """(direction, what it carries), from the names of JAX's operations.
+
+    XLA drops the name where it makes a collective of another, or one of several. Those
+    around it have names: maps come from a layer and go to a layer.
+    """
+    before = [exchange.op_name, *(i.op_name for i in program.producers(scope, own))]
+    behind = [i.op_name for i in program.users(scope, own)]
+    first, following = (next(filter(None, names), "") for names in (before, behind))
+    direction = "backward" if "transpose(" in first else "forward"
+    if named := re.search(r"exchange_(\w+)", exchange.op_name):
+        return direction, named[1]
+    if not exchange.op_name and "shard_map" in following:
+        names = "\n".join(before if direction == "backward" else behind)
+        if layer := re.search(r"\.layer/(\w+)", names):
+            return direction, layer[1]
+    numbers = sum(a.numbers for a in exchange.results)
+    return direction, "gradients" if numbers > 8 else "counts"
+
+
+def _overlaps(program: Instructions, scope: str, start: Instruction) -> int:
+    """Kernels between the start and the end of an exchange; 0: they wait for it."""
+    order = [*program.computations[scope].values()]
+    kernels = 0
+    for own in order[order.index(start) + 1 :]:
+        ends = own.kind.endswith("-done") and start.name in own.operands
+        if own.kind == "fusion" and "async-collective-start" in start.name:
+            ends = own.name == start.name.replace("-start", "-done")
+        if ends:
+            return kernels
+        kernels += own.kind in ("fusion", "custom-call", "convolution", "dot")
+    return 0
 
 
 def _received(kind: str, size: int, devices: int) -> int:
@@ -74,41 +132,6 @@ def _received(kind: str, size: int, devices: int) -> int:
     if kind in ("all-gather", "all-to-all", "ragged-all-to-all"):
         return size * others // devices
     return size
-
-
-def _bytes(type_text: str) -> tuple[int, int]:
-    """Bytes and count of the numbers of 'f32[128,4096]' or a tuple of such."""
-    size = numbers = 0
-    for bits, shape in re.findall(r"\b[a-z]+(\d*)\w*\[([\d,]*)\]", type_text):
-        count = math.prod(int(n) for n in shape.split(",") if n)
-        size += count * int(bits or 8) // 8  # pred has a byte
-        numbers += count
-    return size, numbers
-
-
-def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """(computation, instruction) for every line."""
-    computation = ""
-    for line in text.splitlines():
-        if opened := re.match(r"(?:ENTRY )?%?(\S+) .*\{$", line):
-            computation = opened[1]
-        else:
-            yield computation, line
-
-
-def _times_of_computations(text: str) -> dict[str, int]:
-    """{computation: how often it runs in a step}: more than once in a loop."""
-    callers: dict[str, tuple[str, int]] = {}
-    for computation, line in _lines(text):
-        loop = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-        for called in re.findall(r"(?:body|to_apply|calls)=%?([\w.\-]+)", line):
-            callers[called] = computation, int(loop[1]) if loop else 1
-
-    def times(computation: str) -> int:
-        caller, rounds = callers.get(computation, ("", 1))
-        return rounds * times(caller) if caller else 1
-
-    return {computation: times(computation) for computation, _ in _lines(text)}
 
 
 def _groups(line: str, devices: int) -> np.ndarray:
@@ -160,7 +183,7 @@ def _integers(text: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"(?<![\w])\d+", text)]
 
 
-def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> str:
+def _axes(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> str:
     """The axes of the mesh along which the groups lie, such as 'data+fc'."""
     names = [name for name, size in mesh_shape.items() if size > 1]
     ids = np.arange(groups.size).reshape([mesh_shape[name] for name in names])

@@ -1,6 +1,6 @@
 """The layers with weights: convolutions, local and full connections, in groups."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -141,16 +141,7 @@ def convolution(
         (B, H', W', towers · K).
     """
     margins = grid_margins(x.shape[1:3], kernel.shape[:2], stride, padding)
-    convolve: Callable[..., jax.Array] = _convolution
-    maps: Iterable[jax.Array] = jnp.split(x, towers, axis=-1)
-    if device.on_cpu():
-        convolve, maps = _convolution_on_cpu, _split_towers(x, towers)
-    kernels = jnp.split(kernel, towers, axis=-1)
-    outputs = [
-        convolve(of_tower, own, stride, margins)
-        for of_tower, own in zip(maps, kernels, strict=True)
-    ]
-    return jnp.concatenate(outputs, axis=-1)
+    return _of_towers(x, kernel, stride, margins, towers)
 
 
 def local_connection(
@@ -193,30 +184,76 @@ def local_connection(
 
 
 def _convolution(
-    x: jax.Array, kernel: jax.Array, stride: int, margins: Margins, **dilation: Any
+    x: jax.Array, kernel: jax.Array, stride: int, margins: Margins, **how: Any
 ) -> jax.Array:
-    """The convolution of one tower: (B, H, W, C) and (h, w, C, K) → (B, H', W', K)."""
+    """(B, H, W, C) and (h, w, C, K) → (B, H', W', K)."""
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         margins,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        **dilation,
+        **how,
     )
 
 
-def _convolution_forward(x, kernel, stride, margins):
-    return _convolution(x, kernel, stride, margins), (x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _of_towers(
+    x: jax.Array, kernel: jax.Array, stride: int, margins: Margins, towers: int
+) -> jax.Array:
+    """The convolution of each tower's maps with its kernels, in the target's form."""
+    return _of_towers_forward(x, kernel, stride, margins, towers)[0]
 
 
-def _convolution_backward(stride, margins, saved, gradient):
-    """Both gradients as convolutions in the axis order NHWC, HWIO.
+def _of_towers_forward(x, kernel, stride, margins, towers):
+    maps = device.by_target(
+        x, cpu=partial(_cut, towers=towers), default=partial(_split, towers=towers)
+    )
+
+    def in_groups(x, maps, kernel):
+        return _convolution(x, kernel, stride, margins, feature_group_count=towers)
+
+    def one_by_one(x, maps, kernel):
+        kernels = jnp.split(kernel, towers, axis=-1)
+        pairs = zip(maps, kernels, strict=True)
+        outputs = [_convolution(*pair, stride, margins) for pair in pairs]
+        return jnp.concatenate(outputs, axis=-1)
+
+    outputs = device.by_target(x, maps, kernel, cpu=one_by_one, default=in_groups)
+    return outputs, (x, maps, kernel)
+
+
+def _of_towers_backward(stride, margins, towers, saved, gradient):
+    def in_groups(x, maps, kernel, gradient):
+        def convolution(x, kernel):
+            return _convolution(x, kernel, stride, margins, feature_group_count=towers)
+
+        return jax.vjp(convolution, x, kernel)[1](gradient)
+
+    def one_by_one(x, maps, kernel, gradient):
+        kernels = jnp.split(kernel, towers, axis=-1)
+        upstream = jnp.split(gradient, towers, axis=-1)
+        of_maps, of_kernels = zip(
+            *(
+                _gradients_of_one(*of_tower, stride, margins)
+                for of_tower in zip(maps, kernels, upstream, strict=True)
+            ),
+            strict=True,
+        )
+        return jnp.concatenate(of_maps, -1), jnp.concatenate(of_kernels, -1)
+
+    return device.by_target(*saved, gradient, cpu=one_by_one, default=in_groups)
+
+
+_of_towers.defvjp(_of_towers_forward, _of_towers_backward)
+
+
+def _gradients_of_one(x, kernel, gradient, stride, margins):
+    """Both gradients of a tower as convolutions in the axis order NHWC, HWIO.
 
     XLA:CPU is fast in that order only. It transposes autodiff's layouts into it, except
     inside a scan such as that over micro-batches, where conv2 took minutes.
     """
-    x, kernel = saved
     apart = (stride, stride)
     mirrored = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
     (top, bottom), (left, right) = margins
@@ -229,17 +266,17 @@ def _convolution_backward(stride, margins, saved, gradient):
     return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 
-_convolution_on_cpu = jax.custom_vjp(_convolution, nondiff_argnums=(2, 3))
-_convolution_on_cpu.defvjp(_convolution_forward, _convolution_backward)
+def _split(x: jax.Array, towers: int) -> jax.Array:
+    """(B, H, W, towers · C) → (towers, B, H, W, C)."""
+    return jnp.stack(jnp.split(x, towers, axis=-1))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _split_towers(x: jax.Array, towers: int) -> jax.Array:
-    """(B, H, W, towers · C) → (towers, B, H, W, C).
+def _cut(x: jax.Array, towers: int) -> jax.Array:
+    """The same in a loop, since XLA fuses nothing into one.
 
-    A loop, since XLA fuses nothing into it: for the gradient of conv2's kernels it
-    otherwise recomputes all of the pooling before it in another axis order, 0.75 s a
-    batch of 128 where the gradient itself takes 0.25.
+    For the gradient of conv2's kernels it otherwise recomputes all of the pooling
+    before it in another axis order, 0.75 s a batch of 128 where the gradient itself
+    takes 0.25.
     """
     if towers == 1:
         return x[None]
@@ -248,9 +285,3 @@ def _split_towers(x: jax.Array, towers: int) -> jax.Array:
         lambda tower: lax.dynamic_slice_in_dim(x, tower * maps, maps, axis=-1),
         jnp.arange(towers),
     )
-
-
-_split_towers.defvjp(
-    lambda x, towers: (_split_towers(x, towers), None),
-    lambda towers, _, gradients: (jnp.concatenate(list(gradients), axis=-1),),
-)

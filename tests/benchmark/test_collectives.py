@@ -10,7 +10,8 @@ from small_variants import VARIANTS, variant_config
 
 from alexnet_jax import experiment
 from alexnet_jax.benchmark.collectives import table, totals
-from alexnet_jax.benchmark.program_text import read_collectives
+from alexnet_jax.benchmark.instructions import Instructions
+from alexnet_jax.benchmark.program_text import read_program
 from configs import paper
 
 BATCH = 32
@@ -39,7 +40,12 @@ def exchanges(data: int, tower: int, fc: int = 1, accumulation: int = 1, tiny=Fa
     config.mesh.update({"data": data, "tower": tower, "fc": fc})
     config.accumulation = accumulation
     mesh = experiment.make_mesh(config)
-    return read_collectives(experiment.make_program(config, 1000, mesh).compile(), mesh)
+    return found_in(experiment.make_program(config, 1000, mesh), mesh)
+
+
+def found_in(step, mesh):
+    program = Instructions(step.compile().as_text())
+    return list(read_program(program, mesh.shape))
 
 
 def along(found, direction: str, axes: str) -> list[tuple[str, str, int]]:
@@ -128,8 +134,7 @@ def test_collectives_follow_from_the_stages(name):
     mesh_shape = {"mesh.data": 2, "mesh.tower": tower}
     config = variant_config(name, batch_size=8, **mesh_shape)
     mesh = experiment.make_mesh(config)
-    compiled = experiment.make_program(config, 1000, mesh).compile()
-    found = read_collectives(compiled, mesh)
+    found = found_in(experiment.make_program(config, 1000, mesh), mesh)
     received = {
         carries: bytes / 4 / 4  # images, bytes of a number
         for _, carries, bytes in along(found, "forward", "tower")

@@ -87,13 +87,17 @@ GRIDS = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=["own gradient", "library's"])
-def way(request, monkeypatch):
-    """Convolves in the way for CPUs, then in the way for all other devices."""
-    monkeypatch.setattr(device, "on_cpu", lambda: request.param)
+@pytest.fixture(params=["cpu", "cuda", "tpu"])
+def target(request, monkeypatch):
+    """Computes on this CPU in the forms for each target."""
+
+    def form(*arrays, default, **forms):
+        return forms.get(request.param, default)(*arrays)
+
+    monkeypatch.setattr(device, "by_target", form)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("name", GRIDS)
 def test_convolution_and_its_gradients_are_torchs(name):
     batch, side, channels, kernels, size, stride, padding, overhang, towers = GRIDS[
@@ -116,7 +120,7 @@ def test_convolution_and_its_gradients_are_torchs(name):
     check_against(operation, oracle, x, kernel)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("target")
 def test_a_convolution_of_maps_that_are_no_squares_is_torchs():
     # 10 and 7 pixels, kernels of 4×3 at stride 2: one row overhangs, no column does.
     def oracle(x, kernel):
@@ -132,7 +136,7 @@ def test_a_convolution_of_maps_that_are_no_squares_is_torchs():
     assert value.shape == (3, 5, 4, 6)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("target")
 def test_torchvisions_conv1_has_zeros_before_and_behind():
     # 224 pixels, padding 2 on both sides, and a grid of 55 that leaves the last one.
     def oracle(x, kernel):
@@ -184,7 +188,7 @@ def test_a_local_connection_is_a_convolution_of_its_own_at_each_position(
     assert value.shape == (3, positions, positions, kernels)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("target")
 def test_last_pixel_reaches_the_last_position_of_conv1_and_no_other():
     # Position 54 starts at pixel 4·54 = 216, so pixel 223 meets row and column 7.
     x = np.zeros((1, 224, 224, 3), np.float32)
@@ -197,7 +201,7 @@ def test_last_pixel_reaches_the_last_position_of_conv1_and_no_other():
     assert not maps.any()
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("target")
 def test_a_tower_reads_no_maps_of_the_other():
     x, kernel = normal(1, 13, 13, 8), normal(3, 3, 4, 6)
     both = convolution(x, kernel, padding=1, towers=2)
