@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import InputError
 
-SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32
+SMALLEST, LARGEST = 1e-30, 1e30  # of numbers whose products float32 can hold
 Bound = Callable[[Any], str]  # value → what it must be; '' where it is
 
 
@@ -37,7 +37,7 @@ def number(least: float, below: float = LARGEST, infinite: bool = False) -> Boun
         if held and (least <= value < below or (infinite and value == math.inf)):
             return ""
         upper = f" and below {below:g}" if below < LARGEST or value >= below else ""
-        small = "" if held else f"; float32 has none between 0 and {SMALLEST:g}"
+        small = "" if held else f"; none between 0 and {SMALLEST:g}"
         return f"must be a number, {least:g} or more{upper}{small}"
 
     return complaint

@@ -83,7 +83,10 @@ def test_apps_as_modules_define_no_flags():
             "biases=(1, 2, 3): must have 8 entries, one for each",
         ),
         ("--config.network.units=1000000000,16", "fc7 has 16,000,000,000 weights; tra"),
-        ("--config.validate_every_epochs=1e-320", "float32 has none between 0 and 1.2"),
+        (
+            "--config.validate_every_epochs=1e-320",
+            "0 or more; none between 0 and 1e-30",
+        ),
         ("--config.optimizer.rate=nan", "optimizer.rate=nan: must be a number, 0 or"),
         ("--config.augment.crop=73", "augment.crop=73: larger than the images"),
         ("--config.mesh.data=16", "mesh.data=16, mesh.tower=1: there are 8 device(s)"),

@@ -215,7 +215,7 @@ def test_every_key_takes_a_value_or_refuses_it_in_one_line(key):
     for line in set(lines.values()) - {""}:
         assert "\n" not in line
         assert any(name in line for name in FIELDS), line
-    # What float32 does not hold is taken nowhere, and infinity as "never" alone.
+    # What float32 cannot hold is taken nowhere, and infinity as "never" alone.
     assert not taken & {math.nan, -math.inf, 1e-320, 1e300}
     assert math.inf not in taken or key == "augment.colour_noise_until_epoch"
     assert taken != set(RUBBISH)

@@ -198,7 +198,7 @@ def test_the_other_files_of_a_work_directory_must_fit(tmp_path):
     with pytest.raises(InputError, match=r"is \(72, 72, 3\), .*image_size=73"):
         workdir.load_model(tmp_path, wider, mesh(), views=1)
     wider = tiny_config({"network.units": (10**9, 16)})
-    with pytest.raises(InputError, match=r"fc6 has .* weights; the network needs more"):
+    with pytest.raises(InputError, match=r"fc7 has .* weights; the network needs more"):
         workdir.load_model(tmp_path, wider, mesh(), views=1)
     (tmp_path / "statistics.npz").write_bytes(b"PK rubbish")
     with pytest.raises(InputError, match=r"statistics.npz: not a file of statistics"):
