@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.data.files import read_file
 from alexnet_jax.data.ilsvrc import by_number, official_classes, official_order
 from alexnet_jax.data.images import Record
 from alexnet_jax.data.preprocess import HEIC
@@ -47,7 +48,7 @@ class Files:
     def __getitem__(self, i: int) -> Record:
         file = self._path / self.names[i]
         try:
-            return Record(str(file), file.read_bytes(), self._labels[i])
+            return Record(str(file), read_file(file), self._labels[i])
         except OSError as error:
             raise ImageError(f"{file}: cannot be read: {error.strerror}") from None
 

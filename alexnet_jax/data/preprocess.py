@@ -5,6 +5,7 @@ image has the same pixels everywhere.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,11 @@ from alexnet_jax.data.images import StoredImage, StoredPixels
 from alexnet_jax.errors import ImageError
 
 HEIC = (".heic", ".heif", ".hif")  # endings; Pillow decodes it only with a plug-in
+# Pillow knows thirty more. One of them, EPS, is a program, for which it starts another.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+# Pillow warns of odd tags and of large sizes; decode() reads or refuses such images.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def decode(
     """Decode an image file to RGB.
 
     Greyscale is repeated, CMYK and palettes are converted, 16 bits keep their upper 8,
-    alpha is dropped, of an animation the first frame is taken. The bytes decide the
+    32 bits and floats hold 0 to 1, to 255 or to 65,535 by their largest, alpha is dropped, of an animation the first frame is taken. The bytes decide the
     format, not the name: ILSVRC2012 has a PNG named .JPEG.
 
     Args:
@@ -89,7 +95,7 @@ def decode(
     if ordinary is not None:
         return ordinary
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             image.load()
             if exif_rotation:
                 ImageOps.exif_transpose(image, in_place=True)
@@ -102,6 +108,11 @@ def decode(
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from None
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The header of an image file; Pillow's decoders raise a dozen kinds."""
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _ordinary_jpeg(
@@ -140,9 +151,24 @@ def _may_have_exif(jpeg: bytes) -> bool:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip at 255
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip at 255
         grey = np.asarray(image).astype(np.int32) >> 8
         image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     elif "transparency" in image.info:  # convert() warns on the direct way to RGB
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey levels of 32 bits, whose white is 1 (of floats), 255 or 65,535."""
+    least, most = grey.min(), grey.max()
+    if not (least >= 0 and most <= 65_535):  # nor where one is not a number
+        raise ValueError(
+            f"its grey levels, {least:g} to {most:g}, must be 0 to 1, to 255 or to "
+            "65,535; convert it to 8 bits"
+        )
+    if grey.dtype.kind == "f" and most <= 1:
+        grey = np.rint(grey * 255)
+    return (grey if most <= 255 else grey // 256).astype(np.uint8)
