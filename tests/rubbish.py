@@ -13,6 +13,8 @@ elsewhere, a program started, a pickle read. `--only=N` repeats one number.
 import argparse
 import contextlib
 import ctypes
+import functools
+import logging
 import multiprocessing
 import os
 import random
@@ -25,21 +27,25 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import logging as absl_logging
+
 SECONDS = 1.0  # of processor time that a file may take, in two attempts
 HANGS = 20  # seconds of processor time after which the system ends a worker
 WAITS = 120  # seconds without an answer, of a worker that waits for something
+BOMBS = 20  # numbers that are for bombs, where a kind has so many
 MEMORY = 6 << 30  # bytes of address space that a worker may take
 EXAMPLES = 3  # failures of a kind that are printed
 
+Task = tuple[str, int]  # a kind and a number
 OUTCOMES = ("decoded", "refused", "left out")
 
 
 class Result(NamedTuple):
-    number: int
     outcome: str  # of OUTCOMES, or a failure in words
     left_out: int
     seconds: float
@@ -48,8 +54,8 @@ class Result(NamedTuple):
 
 def case(kind, files: dict[str, bytes], name: str, seed: int, number: int, bombs):
     """The name and content of a damaged file."""
-    if number < len(bombs):
-        return list(bombs.items())[number]
+    if number < BOMBS and number < len(bombs()):
+        return list(bombs().items())[number]
     import rubbish_mutations as damage
 
     rng = random.Random(f"{seed} {name} {number}")
@@ -57,7 +63,7 @@ def case(kind, files: dict[str, bytes], name: str, seed: int, number: int, bombs
     mutate = rng.choice((kind.deeper, damage.plain))
     try:
         return chosen, mutate(rng, files[chosen], list(files.values()))
-    except (ValueError, IndexError, KeyError, EOFError):  # the format was not theirs
+    except Exception:  # the file is not of the format that the mutation knows
         return chosen, damage.plain(rng, files[chosen], list(files.values()))
 
 
@@ -71,14 +77,15 @@ class Worker:
         self.kind.make(folder)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         self.files = {str(p.relative_to(folder)): p.read_bytes() for p in paths}
-        self.bombs = self.kind.bombs()
+        self.bombs = functools.cache(self.kind.bombs)
         self.watching, self.seen = False, list[str]()
         sys.addaudithook(self._audit)
         for file in [f for f in self.files if f.endswith(self.kind.damaged)]:
             with contextlib.suppress(Exception):
                 self.kind.read(folder / file)  # imports and compiles what it needs
         self._restore()
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY,) * 2)
+        most = _address_space() + MEMORY, resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_AS, most)
 
     def _restore(self) -> None:
         for path in list(self.folder.rglob("*")):
@@ -157,7 +164,7 @@ class Worker:
             outcome = f"{outcome}; {memory >> 20:,} MB"
         path.unlink(missing_ok=True)
         self._restore()
-        return Result(number, outcome, int(left_out), seconds, memory)
+        return Result(outcome, int(left_out), seconds, memory)
 
 
 def _address_space() -> int:
@@ -186,97 +193,84 @@ def _read_output() -> str:
     return text.decode(errors="replace")
 
 
-def work(name: str, folder: Path, answers: Connection, seed: int, numbers) -> None:
-    """A worker: an answer for every number."""
+def work(folder: Path, answers: Connection, seed: int, tasks) -> None:
+    """A worker process: an answer for every (kind, number)."""
     output = os.open(folder / "output", os.O_RDWR | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
-    inside = folder / "files"
-    inside.mkdir()
-    os.chdir(inside)
+    os.chdir(folder)
+    (folder / "tmp").mkdir()
     os.environ |= {"HOME": str(folder), "TMPDIR": str(folder / "tmp")}
     os.environ |= {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
-    (folder / "tmp").mkdir()
     tempfile.tempdir = None
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)  # as cli.run does
-    import logging as python_logging
-
-    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
-    worker = Worker(name, inside)
-    answers.send(None)
-    for number in numbers:
-        answers.send(number)
+    absl_logging.set_verbosity(absl_logging.ERROR)  # as cli.run does
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    worker = None
+    for name, number in tasks:
+        if worker is None or worker.name != name:
+            inside = folder / name
+            inside.mkdir()
+            worker = Worker(name, inside)
+        answers.send((name, number))
         answers.send(worker.run(seed, number))
-    answers.send("end")
+    answers.send(None)
 
 
-def read_kind(name: str, numbers: list[int], seed: int, folder: Path) -> list[Result]:
-    """Results of all numbers, in workers that are replaced when they die."""
-    context = multiprocessing.get_context("spawn")
-    results: list[Result] = []
-    left = list(numbers)
-    again = False  # repeats a suspect alone
-    while left:
-        place = Path(tempfile.mkdtemp(dir=folder))
-        ours, theirs = context.Pipe(False)
-        some = left[:1] if again else left
-        process = context.Process(target=work, args=(name, place, theirs, seed, some))
-        process.start()
-        theirs.close()
-        at, why = None, ""
-        try:
-            while (answer := _next(ours)) != "end":
-                if isinstance(answer, int):
-                    at = answer
-                elif isinstance(answer, Result):
-                    at = None
-                    slow = answer.seconds > SECONDS
-                    if slow and not again:
-                        left, again = left[left.index(answer.number) :], True
-                        break
-                    if slow:
-                        words = f"{answer.outcome}; {answer.seconds:.1f} s"
-                        answer = answer._replace(outcome=words)
-                    results.append(answer)
-            else:
-                left, again = ([] if not again else left[1:]), False
-                process.join()
-                continue
-        except EOFError:
-            process.join()
-            why = f"the process ended with {process.exitcode}"
-            with contextlib.suppress(ValueError):
-                why = f"the process ended by {signal.Signals(-process.exitcode).name}"
-        except TimeoutError:
-            why = f"no answer in {WAITS} s"
-        process.kill()
-        process.join()
-        if why and at is None:
-            text = (place / "output").read_text(errors="replace")
-            raise RuntimeError(f"{name}: {why} before the first file: {text[-2000:]}")
-        if why:
-            if again:
-                results.append(Result(at, why, 0, 0.0, 0))
-                left, again = left[1:], False
-            else:
-                left, again = left[left.index(at) :], True
-        shutil.rmtree(place, ignore_errors=True)
+def read_all(tasks: Sequence[Task], seed: int, folder: Path) -> dict[Task, Result]:
+    """Results by (kind, number), from workers that are replaced when they die.
+
+    A suspect, slow or fatal, is repeated alone in a worker of its own.
+    """
+    results: dict[Task, Result] = {}
+    suspect: Task | None = None
+    while left := [task for task in tasks if task not in results]:
+        now = [suspect] if suspect else left
+        at, answer, why = _answers(now, seed, folder, results, bool(suspect))
+        if suspect and suspect not in results:
+            own = answer or Result("", 0, 0.0, 0)
+            results[suspect] = own._replace(outcome=f"{own.outcome}; {why}")
+        suspect = None if suspect else at
     return results
 
 
-def _next(answers: Connection):
-    if not answers.poll(WAITS):
-        raise TimeoutError
-    return answers.recv()
+def _answers(tasks, seed, folder, results, alone):
+    """Collect results; (suspect, its result, why), or Nones at the end."""
+    context = multiprocessing.get_context("spawn")
+    place = Path(tempfile.mkdtemp(dir=folder))
+    ours, theirs = context.Pipe(False)
+    process = context.Process(target=work, args=(place, theirs, seed, tasks))
+    process.start()
+    theirs.close()
+    at = None
+    try:
+        while ours.poll(WAITS):
+            if (at := ours.recv()) is None:
+                return None, None, ""
+            if not ours.poll(WAITS):
+                break
+            answer = ours.recv()
+            if answer.seconds > SECONDS:
+                return at, answer, f"{answer.seconds:.1f} s"
+            results[at] = answer
+        return at, None, f"no answer in {WAITS} s"
+    except EOFError:
+        process.join()
+        if at is None or at in results:
+            text = (place / "output").read_text(errors="replace")
+            raise RuntimeError(f"a worker ended: {text[-3000:]}") from None
+        return at, None, f"the process ended with {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def table(found: dict[str, list[Result]]) -> str:
+def table(found: dict[str, dict[int, Result]]) -> str:
     """Markdown, a row a kind."""
     rows = ["| kind | files | decoded | refused | left out | failed | longest | memory |",
             "|---|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
-    for name, results in found.items():
+    for name, own in found.items():
+        results = list(own.values())
         count = Counter(r.outcome if r.outcome in OUTCOMES else "" for r in results)
         rows.append(
             f"| {name} | {len(results):,} | "
@@ -297,24 +291,34 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one number")
     given = parser.parse_args(arguments)
-    found: dict[str, list[Result]] = {}
+    numbers = range(given.number) if given.only is None else [given.only]
+    found = {}
     for name in given.kinds.split(","):
-        numbers = list(range(given.number)) if given.only is None else [given.only]
-        with tempfile.TemporaryDirectory(prefix="rubbish_") as folder:
-            found[name] = read_kind(name, numbers, given.seed, Path(folder))
-        failed = [r for r in found[name] if r.outcome not in OUTCOMES]
-        similar = Counter(r.outcome.partition(":")[0] for r in failed)
-        print(f"{name}: {len(failed)} of {len(found[name])} failed", dict(similar),
-              file=sys.stderr, flush=True)  # fmt: skip
-        shown: Counter[str] = Counter()
-        for result in failed:
-            words = result.outcome.partition(":")[0]
-            shown[words] += 1
-            if shown[words] <= EXAMPLES:
-                print(f"  --kinds={name!r} --seed={given.seed} --only={result.number}: "
-                      f"{result.outcome}", file=sys.stderr, flush=True)  # fmt: skip
+        found[name] = read_kind(name, numbers, given.seed)
+        for line in failures(name, found[name], given.seed):
+            print(line, file=sys.stderr, flush=True)
     print(table(found))
-    return int(any(r.outcome not in OUTCOMES for rs in found.values() for r in rs))
+    return int(any(r.outcome not in OUTCOMES for f in found.values() for r in f.values()))
+
+
+def read_kind(name: str, numbers: Iterable[int], seed: int) -> dict[int, Result]:
+    """Results by number, of one kind."""
+    tasks = [(name, number) for number in numbers]
+    with tempfile.TemporaryDirectory(prefix="rubbish_") as folder:
+        results = read_all(tasks, seed, Path(folder))
+    return {number: results[name, number] for _, number in tasks}
+
+
+def failures(name: str, results: dict[int, Result], seed: int) -> Iterator[str]:
+    """Lines: how many, and some of each sort with what repeats them."""
+    failed = {n: r.outcome for n, r in results.items() if r.outcome not in OUTCOMES}
+    yield f"{name}: {len(failed)} of {len(results)} failed"
+    shown: Counter[str] = Counter()
+    for number, outcome in failed.items():
+        sort = outcome.partition(":")[0]
+        shown[sort] += 1
+        if shown[sort] <= EXAMPLES:
+            yield f"  --kinds={name!r} --seed={seed} --only={number}: {outcome}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Images in one folder a class, on disk or in a plain tar."""
 
+import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -166,18 +167,41 @@ def image_files(paths: Sequence[str]) -> Iterator[str]:
                 raise InputError(f"{given}: a folder without images")
             yield from inside
         elif not os.path.lexists(path) and glob.has_magic(path):
-            found = sorted(glob.glob(path, recursive=True))
-            images = [
-                file
-                for match in found
-                for file in (_images_in(match) if os.path.isdir(match) else [match])
-                if is_image(os.path.basename(file))
-            ]
+            images = sorted(_matching(path))
             if not images:
                 raise InputError(f"{given}: matches no images")
-            yield from dict.fromkeys(images)  # '**' matches a folder and what is in it
+            yield from images
         else:
             yield path
+
+
+def _matching(pattern: str) -> set[str]:
+    """The images that a pattern names, and those in the folders that it names.
+
+    Python's '**' follows links that go round; `images_below` does not.
+    """
+    parts = pattern.split("/")
+    fixed = parts.index("**") if "**" in parts else len(parts)
+    found = set()
+    for match in glob.glob("/".join(parts[:fixed]) or ("/" if fixed else ".")):
+        if not os.path.isdir(match):
+            found |= {match} if is_image(os.path.basename(match)) else set()
+            continue
+        for file in images_below(Path(match)):
+            if _fits(file.split("/"), parts[fixed:]):
+                found.add(os.path.join(match, file) if fixed else file)
+    return found
+
+
+def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path, or a folder around it, matches a pattern with '**'."""
+    if not pattern or pattern == [""]:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(path[i:], pattern[1:]) for i in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(
+        path[1:], pattern[1:]
+    )
 
 
 def _images_in(folder: str) -> list[str]:

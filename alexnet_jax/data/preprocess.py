@@ -4,7 +4,10 @@ Training, evaluation, prediction and `prepare` all call `Square.pixels`, so that
 image has the same pixels everywhere.
 """
 
+import contextlib
+import ctypes
 import io
+import logging
 import warnings
 from dataclasses import dataclass
 
@@ -19,8 +22,16 @@ HEIC = (".heic", ".heif", ".hif")  # endings; Pillow decodes it only with a plug
 # Pillow knows thirty more. One of them, EPS, is a program, for which it starts another.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-# Pillow warns of odd tags and of large sizes; decode() reads or refuses such images.
+# A scan of a progressive JPEG may be a few bytes, and decoding it takes a pass over all
+# pixels. Programs write about ten.
+SCAN, SCANS = b"\xff\xda", 64
+
+# Pillow warns of odd tags and large sizes, and its libtiff prints what is wrong with a
+# file; decode() reads or refuses such images.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(AttributeError, OSError):  # where libtiff is linked otherwise
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True)
@@ -78,8 +89,9 @@ def decode(
     """Decode an image file to RGB.
 
     Greyscale is repeated, CMYK and palettes are converted, 16 bits keep their upper 8,
-    32 bits and floats hold 0 to 1, to 255 or to 65,535 by their largest, alpha is dropped, of an animation the first frame is taken. The bytes decide the
-    format, not the name: ILSVRC2012 has a PNG named .JPEG.
+    32 bits are 0 to 1 (floats), 255 or 65,535 by the largest, alpha is dropped,
+    of an animation the first frame is taken. The bytes decide the format, not the
+    name: ILSVRC2012 has a PNG named .JPEG.
 
     Args:
         data: the bytes of the file.
@@ -91,10 +103,12 @@ def decode(
     Returns:
         height×width×3 uint8. Raises ImageError where this is no whole image.
     """
-    ordinary = _ordinary_jpeg(data, out, exif_rotation)
-    if ordinary is not None:
-        return ordinary
     try:
+        if data.count(SCAN) > SCANS and (scans := _scans(data)) > SCANS:
+            raise ValueError(f"{scans:,} scans of one image; save it again with fewer")
+        ordinary = _ordinary_jpeg(data, out, exif_rotation)
+        if ordinary is not None:
+            return ordinary
         with open_image(data) as image:
             image.load()
             if exif_rotation:
@@ -148,6 +162,18 @@ def _may_have_exif(jpeg: bytes) -> bool:
             return True
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     return True
+
+
+def _scans(jpeg: bytes) -> int:
+    """The number of scans before the end of the image; what follows it is not read."""
+    scans, at = 0, 2
+    while 0 <= at < len(jpeg) - 3 and jpeg[at + 1] != 0xD9:
+        kind = jpeg[at + 1]
+        scans += kind == 0xDA
+        alone = kind in (0, 1, 0xFF) or 0xD0 <= kind <= 0xD8  # no length follows
+        size = 0 if alone else int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        at = jpeg.find(b"\xff", at + 2 - (kind == 0xFF) + size)
+    return scans
 
 
 def _rgb(image: Image.Image) -> Image.Image:
