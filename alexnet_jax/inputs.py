@@ -1,13 +1,11 @@
 """Config → images: the sources, their statistics, and batches of a run."""
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from alexnet_jax import processes
 from alexnet_jax.cli import explain, say
@@ -16,7 +14,7 @@ from alexnet_jax.data.augment import Augmentation
 from alexnet_jax.data.files import read_lines, write_lines
 from alexnet_jax.data.images import SAMPLED, Source, View
 from alexnet_jax.data.loader import Batches, evaluation_batches, training_batches
-from alexnet_jax.data.preprocess import Square
+from alexnet_jax.data.preprocess import Square, open_image
 from alexnet_jax.data.sources import match_classes, open_source
 from alexnet_jax.data.statistics import Statistics, survey
 from alexnet_jax.errors import ImageError, InputError
@@ -253,9 +251,13 @@ def shorter_side(source: Source, i: int) -> int:
         _, image, _ = source[i]
         if not isinstance(image, bytes):
             return min(image.shape[:2])
-        with Image.open(io.BytesIO(image)) as opened:
+        with open_image(image) as opened:
             return min(opened.size)
-    except (ImageError, OSError, Image.DecompressionBombError):
+    except InputError as error:
+        if isinstance(error, ImageError):
+            return 0
+        raise
+    except Exception:  # of Pillow's decoders
         return 0
 
 

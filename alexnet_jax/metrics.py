@@ -105,7 +105,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_bytes().split(b"\n") if path.exists() else ():
         with suppress(ValueError, KeyError, TypeError, RecursionError):
-            line = json.loads(text)
+            line = json.loads(text, parse_int=_int64)
             if isinstance(line["step"], int):
                 lines.append(line)
     return lines
+
+
+def _int64(digits: str) -> int:
+    """A whole number that is a finite float too."""
+    if len(digits) > 18:
+        raise ValueError(digits)
+    return int(digits)

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "data": {"errors"},
     "network": {"device", "errors"},
     "prepare": {"cli", "data", "errors", "values"},
-    "weights": {"errors", "network"},
+    "weights": {"data", "errors", "network"},
 }
 
 KNOW_THE_CONFIG = {

@@ -1,23 +1,29 @@
-"""Files: replaced as a whole, kept open, checked, read as lines, locked by folder."""
+"""Files: replaced as a whole, kept open, checked, read as lines or arrays, locked."""
 
 import errno
 import functools
 import glob
 import hashlib
+import io
+import math
 import os
+import stat
 import warnings
 import weakref
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
+import numpy as np
 import psutil
 
 from alexnet_jax.errors import InputError
 
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
 NO_LOCKS = errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS  # some network disks
+UNPACKED = 1 << 28  # bytes that a compressed .npz file may grow to
 
 
 @contextmanager
@@ -94,6 +100,50 @@ def read_lines(path: Path) -> list[str]:
     """The entries that `write_lines` wrote."""
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     return text.removesuffix("\n").split("\n") if text else []
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a plain file; OSError for a pipe or a device, which may not end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", os.fspath(path))
+        return file.read()
+
+
+def array_of(data: bytes) -> np.ndarray:
+    """The array of an .npy file; ValueError where the bytes are none.
+
+    Pickled objects are refused, and memory is taken for numbers that are there.
+    """
+    file = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        there = len(data) - file.tell()
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != there:
+            raise ValueError(f"{there:,} bytes are no {shape} of {dtype}")
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # NumPy's parser of headers raises many kinds
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def arrays_of(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, by name; ValueError where the bytes are none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            members = file.infolist()
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > max(UNPACKED, len(data)):
+                raise ValueError(f"{len(data):,} bytes that grow to {unpacked:,}")
+            return {
+                member.filename.removesuffix(".npy"): array_of(file.read(member))
+                for member in members
+            }
+    except Exception as error:  # zipfile and its decompressors raise many kinds
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 @contextmanager

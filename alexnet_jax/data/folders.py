@@ -1,6 +1,7 @@
 """Images in one folder a class, on disk or in a plain tar."""
 
 import errno
+import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.data.files import read_file
 from alexnet_jax.data.ilsvrc import by_number, official_classes, official_order
 from alexnet_jax.data.images import Record
 from alexnet_jax.data.preprocess import HEIC
@@ -24,7 +26,7 @@ FILL = "put images into it or remove it"
 # Reasons of one file, not of the disk or this process, why it cannot be read.
 OF_ONE_FILE = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP),
-    *(errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL),
 }
 
 
@@ -53,7 +55,7 @@ class Files:
     def __getitem__(self, i: int) -> Record:
         file = self._path / self.names[i]
         try:
-            return Record(str(file), file.read_bytes(), self._labels[i])
+            return Record(str(file), read_file(file), self._labels[i])
         except OSError as error:
             what = f"{file}: cannot be read: {error.strerror}"
             # A run may leave such an image out, but not those of a disk that is away.
@@ -175,18 +177,41 @@ def image_files(paths: Sequence[str]) -> Iterator[str]:
                 raise InputError(f"{given}: a folder without images")
             yield from inside
         elif not os.path.lexists(path) and glob.has_magic(path):
-            found = sorted(glob.glob(path, recursive=True))
-            images = [
-                file
-                for match in found
-                for file in (_images_in(match) if os.path.isdir(match) else [match])
-                if is_image(os.path.basename(file))
-            ]
+            images = sorted(_matching(path))
             if not images:
                 raise InputError(f"{given}: matches no images")
-            yield from dict.fromkeys(images)  # '**' matches a folder and what is in it
+            yield from images
         else:
             yield path
+
+
+def _matching(pattern: str) -> set[str]:
+    """The images that a pattern names, and those in the folders that it names.
+
+    Python's '**' follows links that go round; `images_below` does not.
+    """
+    parts = pattern.split("/")
+    fixed = parts.index("**") if "**" in parts else len(parts)
+    found = set()
+    for match in glob.glob("/".join(parts[:fixed]) or ("/" if fixed else ".")):
+        if not os.path.isdir(match):
+            found |= {match} if is_image(os.path.basename(match)) else set()
+            continue
+        for file in images_below(Path(match)):
+            if _fits(file.split("/"), parts[fixed:]):
+                found.add(os.path.join(match, file) if fixed else file)
+    return found
+
+
+def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path, or a folder around it, matches a pattern with '**'."""
+    if not pattern or pattern == [""]:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(path[i:], pattern[1:]) for i in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(
+        path[1:], pattern[1:]
+    )
 
 
 def _images_in(folder: str) -> list[str]:

@@ -31,6 +31,7 @@ STATISTICS = "statistics.npz"
 CLASSES = "classes.txt"
 UNREADABLE = "unreadable.txt"
 UNFINISHED = "unfinished.npz"
+SHARD = {"sha256": str, "index": str, "bytes": int, "records": int}
 AGAIN = "run `python -m alexnet_jax.prepare` again with the same flags"
 
 
@@ -68,15 +69,27 @@ class Manifest:
             raise InputError(f"{folder}: is not prepared to the end; {AGAIN}")
         try:
             tree = json.loads(path.read_text())
-            for key in ("settings", "splits", "files", "shards"):
-                tree[key].items()
-            return cls(*(tree[field] for field in cls.__dataclass_fields__))
+            manifest = cls(*(tree[field] for field in cls.__dataclass_fields__))
+            manifest._check()
+            return manifest
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f"{path}: damaged; remove its folder's contents and prepare it again"
             ) from None
+
+    def _check(self) -> None:
+        """Raise where a reader would meet another value than it expects."""
+        texts = self.dataset, self.settings["--encoding"]
+        if not all(isinstance(t, str) for t in texts) or type(self.image_size) is not int:
+            raise ValueError(f"{texts}, {self.image_size}")
+        for table in (self.splits, self.files):
+            table.keys()
+        for name, shard in self.shards.items():
+            kinds = {key: type(value) for key, value in shard.items()}
+            if {"index": str, **kinds} != SHARD or "/" in name:
+                raise ValueError(f"{name!r}: {shard}")
 
     def write(self, path: Path) -> None:
         """Write the file as a whole or not at all."""
@@ -136,7 +149,7 @@ class Manifest:
     def whole(self, folder: str | Path, name: str) -> Path:
         """The path of a file that is no shard, after checking its SHA-256."""
         path = Path(folder) / name
-        if not path.is_file() or files.sha256(path) != self.files[name]:
+        if not path.is_file() or files.sha256(path) != self.files.get(name):
             raise damaged(path, "not what it was")
         return path
 
@@ -176,7 +189,10 @@ class Prepared:
         self._files = [files.OpenFile(path) for path in shards]
         self._starts = [0, *accumulate(shard["records"] for shard in shards.values())]
         entries = [_entries(path, shard) for path, shard in shards.items()]
-        self._entries = np.concatenate(entries)
+        self._entries = np.concatenate([np.empty(0, index.ENTRY), *entries])
+        known = (self.labels >= 0) & (self.labels < len(self.classes))
+        if not known.all() or not known.size:
+            raise damaged(folder / MANIFEST, f"no {split} images of its classes")
         self._checked = np.zeros(len(self), bool)
 
     def __len__(self) -> int:
@@ -224,9 +240,19 @@ def _entries(shard: Path, facts: dict[str, Any]) -> np.ndarray:
             raise damaged(shard, f"not of {facts['bytes']:,} bytes")
         if files.sha256(path) != facts["index"]:
             raise damaged(path, "not what it was")
-        return np.load(path)
+        data = path.read_bytes()
     except OSError as error:
         raise damaged(error.filename, error.strerror) from None
+    try:
+        entries = files.array_of(data)
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    if entries.shape != (facts["records"],) or entries.dtype != index.ENTRY:
+        raise damaged(path, f"not {facts['records']:,} records")
+    at, size = entries["at"], entries["size"]
+    if not np.all((at >= 0) & (size >= 0) & (size <= facts["bytes"] - at)):
+        raise damaged(path, "records outside of their shard")
+    return entries
 
 
 def _allow_open_files(count: int) -> None:

@@ -4,7 +4,11 @@ Training, evaluation, prediction and `prepare` all call `Square.pixels`, so that
 image has the same pixels everywhere.
 """
 
+import contextlib
+import ctypes
 import io
+import logging
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +19,19 @@ from alexnet_jax.data.images import StoredImage, StoredPixels
 from alexnet_jax.errors import ImageError
 
 HEIC = (".heic", ".heif", ".hif")  # endings; Pillow decodes it only with a plug-in
+# Pillow knows thirty more. One of them, EPS, is a program, for which it starts another.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+# A scan of a progressive JPEG may be a few bytes, and decoding it takes a pass over all
+# pixels. Programs write about ten.
+SCAN, SCANS = b"\xff\xda", 64
+
+# Pillow warns of odd tags and large sizes, and its libtiff prints what is wrong with a
+# file; decode() reads or refuses such images.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(AttributeError, OSError):  # where libtiff is linked otherwise
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True)
@@ -72,8 +89,9 @@ def decode(
     """Decode an image file to RGB.
 
     Greyscale is repeated, CMYK and palettes are converted, 16 bits keep their upper 8,
-    alpha is dropped, of an animation the first frame is taken. The bytes decide the
-    format, not the name: ILSVRC2012 has a PNG named .JPEG.
+    32 bits are 0 to 1 (floats), 255 or 65,535 by the largest, alpha is dropped,
+    of an animation the first frame is taken. The bytes decide the format, not the
+    name: ILSVRC2012 has a PNG named .JPEG.
 
     Args:
         data: the bytes of the file.
@@ -85,11 +103,13 @@ def decode(
     Returns:
         height×width×3 uint8. Raises ImageError where this is no whole image.
     """
-    ordinary = _ordinary_jpeg(data, out, exif_rotation)
-    if ordinary is not None:
-        return ordinary
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        if data.count(SCAN) > SCANS and (scans := _scans(data)) > SCANS:
+            raise ValueError(f"{scans:,} scans of one image; save it again with fewer")
+        ordinary = _ordinary_jpeg(data, out, exif_rotation)
+        if ordinary is not None:
+            return ordinary
+        with open_image(data) as image:
             image.load()
             if exif_rotation:
                 ImageOps.exif_transpose(image, in_place=True)
@@ -102,6 +122,11 @@ def decode(
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from None
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The header of an image file; Pillow's decoders raise a dozen kinds."""
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _ordinary_jpeg(
@@ -139,10 +164,37 @@ def _may_have_exif(jpeg: bytes) -> bool:
     return True
 
 
+def _scans(jpeg: bytes) -> int:
+    """The number of scans before the end of the image; what follows it is not read."""
+    scans, at = 0, 2
+    while 0 <= at < len(jpeg) - 3 and jpeg[at + 1] != 0xD9:
+        kind = jpeg[at + 1]
+        scans += kind == 0xDA
+        alone = kind in (0, 1, 0xFF) or 0xD0 <= kind <= 0xD8  # no length follows
+        size = 0 if alone else int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        at = jpeg.find(b"\xff", at + 2 - (kind == 0xFF) + size)
+    return scans
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip at 255
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip at 255
         grey = np.asarray(image).astype(np.int32) >> 8
         image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     elif "transparency" in image.info:  # convert() warns on the direct way to RGB
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey levels of 32 bits, whose white is 1 (of floats), 255 or 65,535."""
+    least, most = grey.min(), grey.max()
+    if not (least >= 0 and most <= 65_535):  # nor where one is not a number
+        raise ValueError(
+            f"its grey levels, {least:g} to {most:g}, must be 0 to 1, to 255 or to "
+            "65,535; convert it to 8 bits"
+        )
+    if grey.dtype.kind == "f" and most <= 1:
+        grey = np.rint(grey * 255)
+    return (grey if most <= 255 else grey // 256).astype(np.uint8)

@@ -1,9 +1,6 @@
 """Mean image and colour covariance of the training images (§2, §4.1)."""
 
 import os
-import struct
-import zipfile
-import zlib
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,17 +10,13 @@ import grain
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.data.files import replaced
+from alexnet_jax.data.files import arrays_of, read_file, replaced
 from alexnet_jax.data.images import Source
 from alexnet_jax.data.preprocess import Square
 from alexnet_jax.errors import ImageError, InputError
 
 CHUNK = 32  # images that a thread adds up at a time
-# What NumPy raises when a file holds something else.
-_NOT_STATISTICS = (
-    *(OSError, EOFError, zipfile.BadZipFile, ValueError, TypeError, KeyError),
-    *(RuntimeError, zlib.error, struct.error, MemoryError),
-)
+_NOT_STATISTICS = OSError, ValueError, TypeError, KeyError, MemoryError
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +43,8 @@ class Statistics:
     def load(cls, path: str | Path) -> "Statistics":
         """Read the file that `save` wrote."""
         try:
-            with open(path, "rb") as file, np.load(file) as arrays:
-                read = {f.name: arrays[f.name] for f in fields(cls)}
+            arrays = arrays_of(read_file(path))
+            read = {f.name: arrays[f.name] for f in fields(cls)}
             side = len(read["mean_image"])
             for name, shape in zip(read, [(side, side, 3), (3,), (3, 3)], strict=True):
                 own = read[name]

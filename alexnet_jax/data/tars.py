@@ -1,7 +1,5 @@
 """Plain tars, read in place: members are located once and then read by position."""
 
-import contextlib
-import gzip
 import os
 import tarfile
 import zlib
@@ -16,8 +14,18 @@ from alexnet_jax.data.images import Record
 from alexnet_jax.errors import InputError
 
 PADDING = 1 << 24  # most bytes of zeros after the last member
+HEADER = 1 << 20  # most bytes of a long name or of the records of POSIX
+NAMES = (  # types of the headers that hold them
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+UNZIPPED = 1 << 26  # most bytes of an image that is compressed in a tar
 GZIP = b"\x1f\x8b"
 COMPRESSED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # first bytes of gzip, bzip2 and xz files
+
+
+# What tarfile raises at a damaged header.
+_NO_TAR = tarfile.TarError, OSError, ValueError, OverflowError, RecursionError
 
 
 class Member(NamedTuple):
@@ -32,6 +40,19 @@ class Member(NamedTuple):
     def of(cls, name: str, tar: str | Path, info: tarfile.TarInfo) -> "Member":
         """A member from `walk`, under a name of the caller's choice."""
         return cls(name, str(tar), info.offset_data, info.size)
+
+
+class _Checked(tarfile.TarInfo):
+    """A header whose size leads forward, and not into gigabytes of a name.
+
+    tarfile of Python 3.11.7 neither ends at a negative size nor bounds the others.
+    """
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # The method that tarfile lets subclasses override.
+        if self.size < 0 or (self.type in NAMES and self.size > HEADER):
+            raise tarfile.HeaderError(f"a header of {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def walk(
@@ -49,20 +70,23 @@ def walk(
     Yields:
         Members, with `offset_data` counted from the start of the file.
     """
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{given}: no such file or folder; {wanted}")
     try:
         with open(path, "rb") as file:
             file.seek(start)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                yield from tar
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Checked) as tar:
+                for info in tar:
+                    if info.size < 0 or info.issparse():  # by records of POSIX
+                        raise tarfile.ReadError(f"{info.name!r} is sparse or damaged")
+                    yield info
                 end = tar.offset
             # tarfile stops without an error at a damaged header. A whole tar ends with
             # a block of zeros, followed by zeros only.
             rest = max((stop or os.path.getsize(path)) - end, 0)
             file.seek(end)
             ended = tarfile.BLOCKSIZE <= rest <= PADDING and not any(file.read(rest))
-    except FileNotFoundError:
-        raise InputError(f"{given}: no such file or folder; {wanted}") from None
-    except (tarfile.TarError, OSError) as error:
+    except _NO_TAR as error:
         raise InputError(f"{given}: {_why_no_tar(path, error, wanted)}") from None
     if not ended:
         raise InputError(
@@ -119,6 +143,15 @@ class TarImages:
         except OSError as error:
             raise InputError(f"{file.path}: cannot be read: {error.strerror}") from None
         if data.startswith(GZIP):  # some images of ILSVRC2010 are compressed
-            with contextlib.suppress(OSError, EOFError, zlib.error):
-                data = gzip.decompress(data)
+            data = _unzipped(data)
         return Record(f"{file.path}:{self.names[i]}", data, int(self.labels[i]))
+
+
+def _unzipped(data: bytes) -> bytes:
+    """The content of a gzip; the gzip, where it is damaged or no image's size."""
+    gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        unzipped = gzip.decompress(data, UNZIPPED)
+    except zlib.error:
+        return data
+    return unzipped if gzip.eof else data

@@ -72,6 +72,11 @@ class Folder:
             before, facts, self._sums = unfinished
             require_same(self._path, before, self._begun)
         for file in facts:
+            if file not in self._shards:
+                raise InputError(
+                    f"--destination={str(self._path)!r}: names {file!r}, which is no "
+                    "shard of --source; give another folder"
+                )
             self._shards[file] = replace(self._shards[file], **facts[file])
 
     def _require_empty(self) -> None:

@@ -45,6 +45,7 @@ TARS = {
     year: {split: f"{STEMS[year]}_{WORDS[split]}.tar" for split in splits}
     for year, splits in OFFICIAL.items()
 }
+DEVKIT_BYTES = 1 << 27  # far more than it unpacks to
 DEVKIT, META = "ILSVRC2010_devkit-1.0.tar.gz", "meta.mat"
 TRUTH = {
     Split.VALIDATION: "ILSVRC2010_validation_ground_truth.txt",
@@ -200,13 +201,16 @@ def _read_devkit(folder: Path, name: str) -> bytes:
     try:
         with tarfile.open(folder / DEVKIT) as devkit:
             for info in devkit:
+                if info.offset_data + info.size > DEVKIT_BYTES:
+                    raise tarfile.TarError(f"unpacks to over {DEVKIT_BYTES:,} bytes")
                 if info.isreg() and PurePosixPath(info.name).name == name:
                     return devkit.extractfile(info).read()  # type: ignore[union-attr]
     except FileNotFoundError:
         pass
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # tarfile and the decompressors raise many kinds
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{KEY}: {str(folder / DEVKIT)!r}: damaged ({error}); download it again"
+            f"{KEY}: {str(folder / DEVKIT)!r}: damaged ({reason}); download it again"
         ) from None
     wanted = name if name == TRUTH[Split.TEST] else DEVKIT
     raise InputError(

@@ -4,9 +4,7 @@ data/prepared.py lists the files.
 """
 
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +14,14 @@ import numpy as np
 import PIL
 
 from alexnet_jax.data import prepared
-from alexnet_jax.data.files import flush, replaced, sha256, write_lines
+from alexnet_jax.data.files import (
+    arrays_of,
+    flush,
+    read_file,
+    replaced,
+    sha256,
+    write_lines,
+)
 from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.images import Source
 from alexnet_jax.data.prepared import Manifest
@@ -141,12 +146,18 @@ def save_unfinished(
 def load_unfinished(folder: Path) -> tuple[Recorded, Facts, Sums] | None:
     """The settings, the facts by shard and the sums; None if there are none."""
     try:
-        data = (folder / prepared.UNFINISHED).read_bytes()
-        with np.load(io.BytesIO(data)) as arrays:
-            tree = json.loads(arrays["text"].tobytes())
-            sums = Sums(int(arrays["count"]), arrays["image"], arrays["products"])
-        return tree["settings"], tree["written"], sums
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = arrays_of(read_file(folder / prepared.UNFINISHED))
+        tree = json.loads(arrays["text"].tobytes())
+        settings, written = tree["settings"], tree["written"]
+        sums = Sums(int(arrays["count"]), arrays["image"], arrays["products"])
+        side = settings["--image_size"]
+        for own, shape in ((sums.image, (side, side, 3)), (sums.products, (3, 3))):
+            if own.shape != shape or own.dtype != np.int64:
+                raise ValueError
+        if not all(facts.keys() <= {*IN_UNFINISHED} for facts in written.values()):
+            raise ValueError
+        return settings, written, sums
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

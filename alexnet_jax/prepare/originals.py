@@ -34,11 +34,26 @@ def open_originals(source: Path, wanted: Sequence[Split]) -> Originals:
     year, tars = tars_in(source)
     if year:
         chosen = _choose(wanted, list(tars), given)
+        if not wanted:
+            _require_no_folders(source, tars, given)
         splits: dict[Split, Source] = {s: open_tar(year, s, tars[s]) for s in chosen}
         return Originals(year, splits[chosen[0]].classes, splits, ())
     if (source / "dataset_info.json").is_file():
         return _of_tfds(source, wanted, given)
     return _of_folders(source, wanted, given)
+
+
+def _require_no_folders(source: Path, tars: dict[Split, Path], given: str) -> None:
+    """Refuse class folders next to tars that have not their images."""
+    for name in folders_in(source):
+        split = Split.TRAIN if name in official_classes() else FOLDERS.get(name)
+        if split and split not in tars:
+            there = ", ".join(tar.name for tar in tars.values())
+            raise InputError(
+                f"{given}: holds {there} and the folder {name!r}, of which only the "
+                f"tars are read; put them into two folders, or give --split="
+                f"{','.join(tars)}"
+            )
 
 
 def _choose(wanted: Sequence[Split], there: list[Split], given: str) -> list[Split]:

@@ -35,7 +35,7 @@ from alexnet_jax.data import index
 from alexnet_jax.data.files import replaced, sha256
 from alexnet_jax.data.ilsvrc import Split
 from alexnet_jax.data.images import Source, StoredImage
-from alexnet_jax.data.preprocess import Square
+from alexnet_jax.data.preprocess import Square, open_image
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.prepare.pool import stop_if_asked
@@ -95,10 +95,13 @@ class Encoder:
 
     def _fits(self, data: bytes) -> bool:
         """Whether an original can be stored as it is."""
-        with Image.open(io.BytesIO(data)) as image:
-            form = image.format, image.mode, image.size
-            upright = image.getexif().get(ORIENTATION, 1) == 1
-            return form == ("JPEG", "RGB", (self.square.size,) * 2) and upright
+        try:
+            with open_image(data) as image:
+                form = image.format, image.mode, image.size
+                upright = image.getexif().get(ORIENTATION, 1) == 1
+                return form == ("JPEG", "RGB", (self.square.size,) * 2) and upright
+        except Exception:  # headers that Pillow reads more strictly than simplejpeg
+            return False
 
 
 class Fingerprint(NamedTuple):

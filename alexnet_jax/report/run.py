@@ -39,7 +39,7 @@ class Run:
         """The lines that have these keys as finite numbers."""
         for line in self.log:
             values = [line.get(key) for key in keys]
-            if all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            if all(isinstance(v, int | float) and abs(v) < math.inf for v in values):
                 yield line
 
     def last(self, key: str) -> float | None:
@@ -85,7 +85,9 @@ class Run:
             return None
         seconds, before = 0.0, 0
         for line in self.log:
-            speed = line.get("train/images_per_second") or self.images_per_second
+            speed = line.get("train/images_per_second")
+            if not isinstance(speed, int | float) or not 0 < speed < math.inf:
+                speed = self.images_per_second
             seconds += (line["step"] - before) * self.config.batch_size / speed
             before = line["step"]
         return seconds
@@ -100,8 +102,9 @@ class Run:
 def training_images(log: Sequence[dict[str, Any]], batch_size: int) -> int | None:
     """The number of training images, as the epochs of a log show it."""
     for line in reversed(log):
-        if line.get("epoch"):
-            return round(line["step"] * batch_size / line["epoch"])
+        epoch = line.get("epoch")
+        if isinstance(epoch, int | float) and 1e-9 < epoch < math.inf:
+            return round(line["step"] * batch_size / epoch)
     return None
 
 

@@ -6,11 +6,13 @@ Caffe's images are blue, green, red; what this module returns is red, green, blu
 """
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alexnet_jax.data.files import array_of, read_file
 from alexnet_jax.errors import InputError
 from alexnet_jax.weights.layout import Found, Tensors
 
@@ -120,8 +122,8 @@ def read_mean(file: Path) -> np.ndarray:
     flag = f"--mean={file}"
     if file.suffix == ".npy":
         try:
-            array = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = array_of(read_file(file))
+        except (OSError, ValueError) as error:
             raise InputError(f"{flag}: cannot be read ({error})") from None
     else:
         array = _array(_parsed("BlobProto", file, "--mean"), flag)
@@ -129,7 +131,8 @@ def read_mean(file: Path) -> np.ndarray:
         array = array[0]
     if array.shape == (3,):
         array = array.reshape(3, 1, 1)
-    if array.ndim != 3 or len(array) != 3 or not np.isfinite(array).all():
+    numbers = array.dtype.kind in "fiu" and np.isfinite(array).all()
+    if array.ndim != 3 or len(array) != 3 or not numbers:
         raise InputError(
             f"{flag}: is {array.shape}, and must be (3, height, width) or (3,), finite"
         )
@@ -140,7 +143,7 @@ def _parsed(message: str, file: Path, flag: str) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        return messages()[message].FromString(file.read_bytes())
+        return messages()[message].FromString(read_file(file))
     except OSError as error:
         raise InputError(f"{flag}={file}: cannot be read ({error})") from None
     except DecodeError:
@@ -152,18 +155,15 @@ def _parsed(message: str, file: Path, flag: str) -> Any:
 
 def _array(blob: Any, what: str) -> np.ndarray:
     """The numbers of a blob, without the sides of 1 that old files put first."""
-    numbers = np.frombuffer(blob.data, "<f4")
-    if blob.double_data:
-        numbers = np.frombuffer(blob.double_data, "<f8")
+    data, kind = blob.double_data or blob.data, "<f8" if blob.double_data else "<f4"
     shape = tuple(blob.shape.dim)
     if not shape:
         shape = blob.num, blob.channels, blob.height, blob.width
         while len(shape) > 1 and shape[0] == 1:
             shape = shape[1:]
-    try:
-        return numbers.reshape(shape)
-    except ValueError:
+    there = len(data) / np.dtype(kind).itemsize
+    if there != math.prod(shape) or min(shape) < 0 or len(shape) > 4:
         raise InputError(
-            f"{what}: has {numbers.size} numbers for the shape {shape}; fetch the file "
-            "again"
-        ) from None
+            f"{what}: has {there:g} numbers for the shape {shape}; fetch the file again"
+        )
+    return np.frombuffer(data, kind).reshape(shape)

@@ -3,7 +3,7 @@
 import base64
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from alexnet_jax.errors import InputError
@@ -19,8 +19,9 @@ def read(file: Path) -> Found:
         with safe_open(file, framework="numpy") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"--source={file}: cannot be read ({error})") from None
+    except Exception as error:  # NumPy lacks some of its kinds of numbers
+        reason = " ".join(str(error).split())
+        raise InputError(f"--source={file}: cannot be read ({reason})") from None
     carried = {name: metadata[name] for name in COMPANIONS if name in metadata}
     try:
         companions = {

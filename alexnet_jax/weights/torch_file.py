@@ -17,11 +17,7 @@ def read(file: Path) -> Found:
     """The tensors of a file, of which nothing else is unpickled."""
     torch = _torch(f"--source={file}")
     try:
-        with file.open("rb") as opened:  # since 1.6 a zip, which ends with its index
-            zipped = opened.read(2) == b"PK"
-        if zipped and not zipfile.is_zipfile(file):
-            raise ValueError("the index of its zip is missing")
-        # The tensors of a zip stay on the disk until they are used.
+        zipped = _is_zip(file)  # of which tensors stay on the disk until they are used
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
         raise InputError(f"--source={file}: cannot be read ({error})") from None
@@ -32,7 +28,7 @@ def read(file: Path) -> Found:
             "convert it to {'weight name': tensor} in *.safetensors there "
             "(safetensors.torch.save_file)"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # PyTorch's reader raises many kinds
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"--source={file}: damaged or cut off, fetch it again ({reason})"
@@ -44,9 +40,14 @@ def read(file: Path) -> Found:
             f"--source={file}: is not a state dict, {{name: tensor}}; save "
             "model.state_dict() alone"
         )
-    tensors = {str(name): _array(tensor) for name, tensor in state.items()}
+    tensors = {str(name): _array(own, file, name) for name, own in state.items()}
     mean_image = tensors.pop(MEAN_IMAGE, None)
     if mean_image is not None:
+        if mean_image.ndim != 3 or not np.isfinite(mean_image).all():
+            raise InputError(
+                f"--source={file}: {MEAN_IMAGE} is {mean_image.shape}, and must be "
+                "(3, height, width), finite"
+            )
         mean_image = np.moveaxis(mean_image, 0, -1)
     return Found(tensors, mean_image=mean_image)
 
@@ -69,9 +70,31 @@ def write(file: Path, tensors: Tensors, mean_image: np.ndarray) -> None:
         )
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _is_zip(file: Path) -> bool:
+    """Whether PyTorch 1.6 or later wrote a file, and as it does, uncompressed."""
+    with file.open("rb") as opened:
+        if opened.read(2) != b"PK":
+            return False
+        with zipfile.ZipFile(opened) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{member.filename} is compressed")
+    return True
+
+
+def _array(tensor: Any, file: Path, name: str) -> np.ndarray:
     tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    try:
+        stored = tensor.untyped_storage().nbytes()
+        if stored < tensor.numel() * tensor.element_size():
+            raise ValueError(f"{stored:,} bytes for the shape {tuple(tensor.shape)}")
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except Exception as error:  # sparse, quantised, …
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"--source={file}: {name} is no plain tensor ({reason}); save "
+            "model.state_dict() alone"
+        ) from None
 
 
 def _torch(flag: str) -> Any:
