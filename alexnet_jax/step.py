@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from alexnet_jax import parallel
+from alexnet_jax.device import by_target
 from alexnet_jax.metrics import Sums, score
 from alexnet_jax.network.alexnet import AlexNet
 
@@ -180,7 +181,15 @@ def training_pixels(
     def reflected(x: jax.Array) -> jax.Array:
         return jnp.where(flip, x[:, :, ::-1], x)
 
-    pixels = jax.vmap(crop)(batch["image"], batch["crop"]).astype(mean_image.dtype)
+    def crops(images, corners) -> jax.Array:
+        return jax.vmap(crop)(images, corners).astype(mean_image.dtype)
+
+    def in_bfloat16(images, corners) -> jax.Array:
+        # Exact for levels up to 255. A TPU would lay all bytes of the batch out anew
+        # for each of its crops: 49 ms for 128 on a v5e by its compiler, this way 3.
+        return crops(images.astype(jnp.bfloat16), corners)
+
+    pixels = by_target(batch["image"], batch["crop"], default=crops, tpu=in_bfloat16)
     if mean_at == "crop":
         mean = jax.vmap(crop, (None, 0))(mean_image, batch["crop"])
         pixels = reflected(pixels - mean)

@@ -9,6 +9,7 @@ import pytest
 from compare import relative_difference
 from small import SIDE, mean_image, quick_jit, small_batch, small_network
 
+from alexnet_jax import step
 from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.parallel import make_mesh
 from alexnet_jax.step import (
@@ -81,6 +82,17 @@ def test_pixels_are_mean_free_reflected_and_coloured(mean_at):
     assert relative_difference(pixels, expected) <= 1e-6
     other = {"crop": "centre", "centre": "crop"}[mean_at]
     assert relative_difference(pixels_by_hand(batch, mean, other), expected) > 0.01
+
+
+@pytest.mark.parametrize("mean_at", ["crop", "centre"])
+def test_pixels_are_the_same_on_a_tpu(mean_at, monkeypatch):
+    batch = small_batch(9)
+    batch["image"] = np.arange(batch["image"].size).reshape(batch["image"].shape)
+    batch["image"] = batch["image"].astype(np.uint8)  # every level
+    ours = training_pixels(batch, mean_image(), SIDE, mean_at)
+    monkeypatch.setattr(step, "by_target", lambda *of, default, tpu: tpu(*of))
+    on_a_tpu = training_pixels(batch, mean_image(), SIDE, mean_at)
+    np.testing.assert_array_equal(on_a_tpu, ours)
 
 
 def test_a_picture_like_the_mean_is_black_wherever_it_was_cropped():
