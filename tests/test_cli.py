@@ -82,7 +82,6 @@ def test_apps_as_modules_define_no_flags():
             "--config.network.biases=1,2,3",
             "biases=(1, 2, 3): must have 8 entries, one for each",
         ),
-        ("--config.network.units=1000000000,16", "fc7 has 16,000,000,000 weights; tra"),
         (
             "--config.validate_every_epochs=1e-320",
             "0 or more; none between 0 and 1e-30",
@@ -106,6 +105,13 @@ def test_apps_as_modules_define_no_flags():
 def test_a_mistake_is_one_line_and_status_2(argument, line):
     workdir = SCRATCH / "never_made"
     assert line in refusal("main", *tiny_flags(workdir), argument)
+    assert not workdir.exists()
+
+
+def test_a_network_that_no_memory_holds_is_refused_at_once():
+    workdir = SCRATCH / "never_made"
+    line = refusal("main", *tiny_flags(workdir, {"network.units": (10**9, 16)}))
+    assert "network: fc7 has 16,000,000,000 weights; training needs more than" in line
     assert not workdir.exists()
 
 

@@ -90,8 +90,8 @@ def test_step_measures_variants(name, changes, monkeypatch):
             "benchmark='stop': allowed are step, input, predict, collectives; did you",
         ),
         (["input", "--seconds=nan"], "--seconds=nan: must be a number"),
-        (["input", "--seconds=inf"], "seconds=inf: flag value must be in the range"),
-        (["input", "--seconds=-1"], "seconds=-1.0: flag value must be in the range"),
+        (["input", "--seconds=inf"], "seconds=inf: inf is not a number in the range"),
+        (["input", "--seconds=-1"], "seconds=-1: -1.0 is not a number in the range"),
         (
             ["step", "--config.network.units=1000000000,4096"],
             "network: fc6 has 9,216,000,000,000 weights; training needs more than 1",
