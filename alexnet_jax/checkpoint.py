@@ -29,8 +29,7 @@ ABANDONED = ("Event loop is closed", "Encountered error while reading array")
 
 
 def _failure_named(write: Callable[..., None]) -> Callable[..., None]:
-    """A method that writes; what Orbax raises about a disk becomes one line."""
-
+    # What Orbax and TensorStore raise about a disk, of many kinds, becomes one line.
     @functools.wraps(write)
     def named(self: "Checkpoints", *arguments: Any, **options: Any) -> None:
         _ignore_abandoned_requests()  # a write may fail until the next one begins
@@ -38,13 +37,11 @@ def _failure_named(write: Callable[..., None]) -> Callable[..., None]:
             write(self, *arguments, **options)
         except (InputError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # not the disk's fault: a device without memory, a lost process
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            text = str(error).strip() or type(error).__name__
-            short = re.search(r"([^:\n]+) \[os_error_code", text)
+        except Exception as error:
+            why = re.findall(r"([^:\n]+) \[os_error_code", str(error)) or [str(error)]
             raise InputError(
-                f"{self._directory}: a checkpoint cannot be written "
-                f"({short[1].strip() if short else text.splitlines()[0][:200]}); those "
-                "before it are kept: correct that, and the same command continues"
+                f"{self._directory}: a checkpoint cannot be written ({why[0][:200]}); "
+                "those before are kept: correct that, and the same command continues"
             ) from error
 
     return named
@@ -213,8 +210,8 @@ class Checkpoints:
 
     def _read(self, params: Any, **others: Any) -> Any:
         items = {"params": ocp.args.StandardRestore(params), **others}
-        _ignore_abandoned_requests()
         with self._damage_named():
+            _ignore_abandoned_requests()
             self._check_shapes(params)
             args = ocp.args.Composite(**items)
             return self._manager.restore(self._chosen, args=args)
@@ -269,18 +266,15 @@ def _rest(state: State) -> dict[str, Any]:
 
 
 def _ignore_abandoned_requests() -> None:
-    """Do not print what reads and writes that Orbax abandons complain about.
+    """Print nothing of what reads and writes complain about after an error."""
+    before: Any = sys.unraisablehook
+    if not (isinstance(before, functools.partial) and before.func is _complaint):
+        sys.unraisablehook = functools.partial(_complaint, before)
 
-    They do so until the program ends.
-    """
-    before = sys.unraisablehook
 
-    def hook(unraisable: Any) -> None:
-        if not any(words in str(unraisable.exc_value) for words in ABANDONED):
-            before(unraisable)
-
-    if before.__qualname__ != hook.__qualname__:  # not ours already
-        sys.unraisablehook = hook
+def _complaint(before: Callable[[Any], Any], unraisable: Any) -> None:
+    if not any(words in str(unraisable.exc_value) for words in ABANDONED):
+        before(unraisable)
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:

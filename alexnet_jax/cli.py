@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from logging import CRITICAL, getLogger
@@ -53,20 +54,20 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         try:
             return main(argv)
         except InputError as error:
-            return _refuse(error, error.status)
+            return _end(error, error.status)
         except BrokenPipeError:
             _discard_stdout()
             return 1
         except OSError as error:  # no permission, no space left, too many files
             if error.errno is None:
                 raise
-            return _refuse(": ".join(filter(None, (error.filename, error.strerror))))
+            return _end(": ".join(filter(None, (error.filename, error.strerror))))
         except (MemoryError, RuntimeError) as error:
             reason = str(error).partition("\n")[0][:200]
             short = isinstance(error, MemoryError) or any(w in reason for w in _SHORT)
             if not short:
                 raise
-            return _refuse(f"too little memory for this process: {reason}")
+            return _end(f"too little memory for this process: {reason}")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -77,6 +78,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     if hasattr(sys.stdout, "reconfigure"):  # characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     app.run(checked, flags_parser=_parse)
+
+
+def _end(error: object, status: int = InputError.status) -> int:
+    """Refuse; threads of Orbax would wait 300 s for a checkpoint that has failed."""
+    _refuse(error, status)
+    if any(not thread.daemon for thread in threading.enumerate()[1:]):
+        sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 def _unwind(*_: object) -> None:

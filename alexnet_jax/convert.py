@@ -266,12 +266,8 @@ def _untrained(params: Tensors) -> State:
 
 
 if __name__ == "__main__":
-    SOURCE = flags.DEFINE_string(
-        "source",
-        None,
-        f"Work directory, or a file ending in {', '.join(INTO_A_RUN)}.",
-        required=True,
-    )
+    weights = f"Work directory, or a file ending in {', '.join(INTO_A_RUN)}."
+    SOURCE = flags.DEFINE_string("source", None, weights, required=True)
     DESTINATION = flags.DEFINE_string(
         "destination",
         None,

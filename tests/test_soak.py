@@ -121,3 +121,24 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
     (line,) = app.lines
     assert line.startswith("error: ")
     assert line.count("File too large") == 1
+
+
+LINGERING = """
+import threading
+from alexnet_jax import cli
+from alexnet_jax.errors import InputError
+
+def refuse(_):
+    threading.Thread(target=threading.Event().wait).start()
+    raise InputError("no")
+
+cli.run(refuse)
+"""
+
+
+def test_an_app_that_refuses_does_not_wait_for_its_threads():
+    done = subprocess.run(
+        [sys.executable, "-c", LINGERING],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no\n")

@@ -1,6 +1,7 @@
 """Two processes that train one network: kills, stops and signals."""
 
 import signal
+import sys
 import time
 
 from soak.app import App, Trouble
@@ -75,7 +76,8 @@ def stops_for_good(bench: Bench) -> list[Outcome]:
     began = time.monotonic()
     pair[1 - stopped].ended(heartbeat + GRACE)
     seconds = time.monotonic() - began
-    print(f"the other one of a process {stopped} that was stopped: {seconds:.1f} s")
+    told = f"process {stopped} stopped: the other one ended after {seconds:.1f} s"
+    print(told, file=sys.stderr)
     pair[stopped].kill()
     outcome = _outcome(bench, ROWS[1], pair, stopped)
     return _finished(bench, workdir, [outcome])

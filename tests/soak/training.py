@@ -8,7 +8,7 @@ from soak.bench import Bench, Outcome, remove, steps
 
 # How a kill finds its moment.
 MOMENTS = ("operation", "operation", "surveying", "compiling", "validating")
-MOMENTS += ("saving", "deleting", "moment")
+MOMENTS += ("restoring", "saving", "deleting", "moment")
 PHASES = ("starting", "surveying", "restoring", "compiling", "training", "validating")
 PHASES += ("saving", "deleting", "clearing up")
 
@@ -18,7 +18,8 @@ def kills(bench: Bench, most: int = 12) -> list[Outcome]:
     workdir, outcomes = bench.new(), list[Outcome]()
     assert bench.reference
     while len(outcomes) < most:
-        app = killed(bench, workdir, bench.rng.choice(MOMENTS))
+        moments = MOMENTS if outcomes else ("surveying", "operation")
+        app = killed(bench, workdir, bench.rng.choice(moments))
         if app.status == 0:  # it ended before the moment came
             break
         row = f"kill −9, {phase_of(app)}"
