@@ -61,11 +61,11 @@ MOST_MODULES = 87
 LONGEST_MODULE = 300
 MOST_LINES = {
     "root and network": 6_440,
-    "data": 2_125,
-    "prepare": 1_200,
+    "data": 2_313,
+    "prepare": 1_247,
     "report": 1_515,
     "benchmark": 1_520,
-    "weights": 970,
+    "weights": 994,
 }
 
 FILES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
