@@ -6,8 +6,8 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
 from pictures import drawn
+from PIL import Image
 
 
 def _file(image: Image.Image, kind: str, **options) -> bytes:
@@ -64,7 +64,12 @@ def images() -> dict[str, bytes]:
         "jpeg.tif": _file(rgb, "TIFF", compression="jpeg"),
         "packbits.tif": _file(palette, "TIFF", compression="packbits"),
         "group4.tif": _file(bits, "TIFF", compression="group4"),
-        "pages.tif": _file(Image.fromarray(pixels), "TIFF", save_all=True, append_images=[Image.fromarray(drawn(6))]),
+        "pages.tif": _file(
+            Image.fromarray(pixels),
+            "TIFF",
+            save_all=True,
+            append_images=[Image.fromarray(drawn(6))],
+        ),
         "rgb.ppm": _file(rgb, "PPM"),
         "grey.pgm": _file(grey, "PPM"),
         "bits.pbm": _file(bits, "PPM"),
@@ -97,8 +102,10 @@ def _rle_bmp() -> bytes:
     rows = b"\x04\x01\0\0" * 4 + b"\0\x01"
     head = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 8, 1, len(rows), 0, 0, 2, 0)
     offset = 14 + len(head) + 8
-    return struct.pack("<2sIHHI", b"BM", offset + len(rows), 0, 0, offset) + head + (
-        b"\0\0\0\0\xff\xff\xff\0" + rows
+    return (
+        struct.pack("<2sIHHI", b"BM", offset + len(rows), 0, 0, offset)
+        + head
+        + (b"\0\0\0\0\xff\xff\xff\0" + rows)
     )
 
 
@@ -154,6 +161,7 @@ def many_scans(width: int, height: int, scans: int) -> bytes:
 
     A grey image whose scans of one coefficient are all runs of empty blocks.
     """
+
     def segment(marker: int, content: bytes) -> bytes:
         return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
 

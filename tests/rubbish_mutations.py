@@ -148,7 +148,9 @@ def tar(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
     if len(data) % 512 or len(data) < 1024:
         return plain(rng, data, others)
     new = bytearray(data)
-    headers = [i for i in range(0, len(data), 512) if data[i + 257 : i + 262] == b"ustar"]
+    headers = [
+        i for i in range(0, len(data), 512) if data[i + 257 : i + 262] == b"ustar"
+    ]
     for _ in range(rng.choice((1, 1, 2))):
         at = rng.choice(headers)
         start, width = rng.choice(TAR_FIELDS)
@@ -217,9 +219,11 @@ def tree(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
                 del place[key]
             case 2:
                 other, name = rng.choice(nodes)
-                place[key] = json.loads(json.dumps(other[name])) if name in other or (
-                    isinstance(other, list) and name < len(other)
-                ) else None
+                place[key] = (
+                    json.loads(json.dumps(other[name]))
+                    if name in other or (isinstance(other, list) and name < len(other))
+                    else None
+                )
             case _:
                 place[key] = rng.choice(ODD)
     if rng.random() < 0.05:

@@ -60,12 +60,12 @@ LONGEST_CHAIN = 8
 MOST_MODULES = 92
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 6_900,
-    "data": 2_170,
-    "prepare": 1_200,
+    "root and network": 6_950,
+    "data": 2_350,
+    "prepare": 1_250,
     "report": 1_515,
     "benchmark": 2_235,
-    "weights": 970,
+    "weights": 1_000,
 }
 
 FILES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]

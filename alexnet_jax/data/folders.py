@@ -209,8 +209,10 @@ def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
         return True
     if pattern[0] == "**":
         return any(_fits(path[i:], pattern[1:]) for i in range(len(path) + 1))
-    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(
-        path[1:], pattern[1:]
+    return (
+        bool(path)
+        and fnmatch.fnmatchcase(path[0], pattern[0])
+        and _fits(path[1:], pattern[1:])
     )
 
 

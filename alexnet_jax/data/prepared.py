@@ -82,7 +82,10 @@ class Manifest:
     def _check(self) -> None:
         """Raise where a reader would meet another value than it expects."""
         texts = self.dataset, self.settings["--encoding"]
-        if not all(isinstance(t, str) for t in texts) or type(self.image_size) is not int:
+        if (
+            not all(isinstance(t, str) for t in texts)
+            or type(self.image_size) is not int
+        ):
             raise ValueError(f"{texts}, {self.image_size}")
         for table in (self.splits, self.files):
             table.keys()

@@ -104,7 +104,9 @@ def decode(
         height×width×3 uint8. Raises ImageError where this is no whole image.
     """
     try:
-        if data.count(SCAN) > SCANS and (scans := _scans(data)) > SCANS:
+        # Counting bytes takes 40 µs of the 590 of an ordinary JPEG of 45 kB.
+        many = _may_be_progressive(data) and data.count(SCAN) > SCANS
+        if many and (scans := _scans(data)) > SCANS:
             raise ValueError(f"{scans:,} scans of one image; save it again with fewer")
         ordinary = _ordinary_jpeg(data, out, exif_rotation)
         if ordinary is not None:
@@ -162,6 +164,18 @@ def _may_have_exif(jpeg: bytes) -> bool:
             return True
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     return True
+
+
+def _may_be_progressive(data: bytes) -> bool:
+    """Whether the frame of a JPEG is progressive, or its segments are damaged."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 1 < len(data):
+        if data[at + 1] in (0xC0, 0xC1, 0xC9, 0xDA):  # sequential, or the scan begins
+            return False
+        if data[at + 1] in (0xC2, 0xCA):
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.startswith(b"\xff\xd8\xff")
 
 
 def _scans(jpeg: bytes) -> int:

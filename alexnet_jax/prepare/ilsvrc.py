@@ -19,8 +19,10 @@ are the official ones, which TFDS ships.
 
 import io
 import itertools
+import multiprocessing
 import tarfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -162,23 +164,30 @@ def _synsets(folder: Path) -> tuple[tuple[str, ...], dict[int, int]]:
 
     Ids above 1,000 are inner nodes of the hierarchy and are left out.
     """
-    from scipy.io import loadmat  # imported here: it takes 0.2 s
-
+    data = _read_devkit(folder, META)
     try:
-        table = loadmat(io.BytesIO(_read_devkit(folder, META)), squeeze_me=True)
-        numbers = [int(number) for number in table["synsets"]["ILSVRC2010_ID"]]
-        names = [str(name) for name in table["synsets"]["WNID"]]
-    except InputError:
-        raise
+        # In a process of its own, which a damaged file may kill (SciPy 1.17).
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+            numbers, names = apart.submit(_table, data).result()
     except Exception as error:  # loadmat raises many kinds
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{KEY}={str(folder)!r}: {META} is not that of ILSVRC2010 ({error}); "
+            f"{KEY}={str(folder)!r}: {META} is not that of ILSVRC2010 ({reason}); "
             f"put {DEVKIT} there"
         ) from None
     by_id = {n: name for n, name in zip(numbers, names, strict=True) if n <= CLASSES}
     classes = tuple(sorted(by_id.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     return classes, {number: label_of[name] for number, name in by_id.items()}
+
+
+def _table(meta: bytes) -> tuple[list[int], list[str]]:
+    """The ILSVRC2010_IDs in meta.mat, and the WordNet ids."""
+    from scipy.io import loadmat  # imported here: it takes 0.2 s
+
+    synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+    numbers = [int(number) for number in synsets["ILSVRC2010_ID"]]
+    return numbers, [str(name) for name in synsets["WNID"]]
 
 
 def _truth(folder: Path, split: Split, by_id: dict[int, int]) -> list[int]:

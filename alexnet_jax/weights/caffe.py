@@ -41,7 +41,7 @@ SCHEMA: dict[str, dict[str, tuple[int, str, bool]]] = {
 }  # fmt: skip
 # 'type' of a layer, of the second and the first generation.
 STAGES = {"LRN": "normalise", 15: "normalise", "Pooling": "pool", 17: "pool"}
-NETWORKS = {  # by the first two of those stages
+NETWORKS: dict[tuple[str, ...], str] = {  # by the first two of those stages
     ("normalise", "pool"): "configs/caffe.py:bvlc_alexnet",
     ("pool", "normalise"): "configs/caffe.py:caffenet",
 }
@@ -90,7 +90,7 @@ def read(file: Path, mean: Path | None) -> Found:
     order = []
     for layer in network.layer or network.layers:
         if layer.blobs:
-            order.append(layer.name)
+            order.append(f"{layer.name}")  # bytes, where they are no text
             for name, blob in zip(("weight", "bias"), layer.blobs, strict=False):
                 key = f"{layer.name}.{name}"
                 tensors[key] = _array(blob, f"--source={file}: {key}")

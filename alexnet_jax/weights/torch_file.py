@@ -1,6 +1,7 @@
 """State dicts of PyTorch, read and written by PyTorch, the 'torch' extra."""
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ def read(file: Path) -> Found:
     torch = _torch(f"--source={file}")
     try:
         zipped = _is_zip(file)  # of which tensors stay on the disk until they are used
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats, and of damage
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
         raise InputError(f"--source={file}: cannot be read ({error})") from None
     except pickle.UnpicklingError:

@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 from pictures import drawn, encoded
+from PIL import Image
 from rubbish_images import bombs, many_scans
 
 from alexnet_jax.data.folders import ClassFolders, image_files
