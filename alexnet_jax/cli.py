@@ -26,7 +26,7 @@ flags.disclaim_key_flags()  # flags defined here are shown in the app's --help
 
 WIDTH = 100  # columns of what is printed
 
-# In errors of JAX and of Python where memory is short.
+# In errors where memory is short.
 _SHORT = ("RESOURCE_EXHAUSTED", "std::bad_alloc", "can't start new thread")
 
 # Messages of int(), float() and absl, reworded.
@@ -64,8 +64,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return _end(": ".join(filter(None, (error.filename, error.strerror))))
         except (MemoryError, RuntimeError) as error:
             reason = str(error).partition("\n")[0][:200]
-            short = isinstance(error, MemoryError) or any(w in reason for w in _SHORT)
-            if not short:
+            if isinstance(error, RuntimeError) and not any(w in reason for w in _SHORT):
                 raise
             return _end(f"too little memory for this process: {reason}")
         except KeyboardInterrupt:
@@ -128,13 +127,12 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         if "config" in flags.FLAGS:
             argv, keys = _check_config(argv)
-        rest = flags.FLAGS(argv)
-        # NaN is within all of absl's bounds.
+        argv = flags.FLAGS(argv)
         for name, value in flags.FLAGS.flag_values_dict().items():
-            own = not name.startswith("config.")
-            if own and isinstance(value, float) and math.isnan(value):
+            # NaN is within all of absl's bounds; values.py has those of a config.
+            if not name.startswith("config.") and value != value:
                 raise InputError(f"--{name}={value}: must be a number")
-        return rest
+        return argv
     except SystemExit:
         sys.exit(0)  # absl exits from --help with status 1
     except flags.UnrecognizedFlagError as error:
@@ -154,8 +152,7 @@ def _check_config(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     Returns:
         The arguments, with the file that --config names in full, and the config's keys.
     """
-    given = _given("config", argv)
-    keys = flat(load_config(given or PAPER))
+    keys = flat(load_config((given := _given("config", argv)) or PAPER))
     for argument in argv:
         if named := re.match(r"--?(?:no)?config\.([^=]+)", argument):
             key = named[1]
@@ -221,8 +218,7 @@ def define_config(default: str | None = None, run: str = "") -> Any:
             kept = folders(names, f"--{run}")[0] / "config.json"
             default = str(kept) if kept.is_file() else default
         if default:
-            # Not as the flag's default: absl reads that too early to report a wrong
-            # key.
+            # Not as the flag's default: absl reads that too early to name a wrong key.
             sys.argv.insert(1, f"--config={default}")
     return config_flags.DEFINE_config_file(
         "config", None, "A file of configs/; any key of it can follow as --config.key="
@@ -270,8 +266,7 @@ def folders(names: Sequence[str], flag: str) -> list[Path]:
     """The folders in a flag, split at commas that their names may have too."""
     if not names or not all(names):
         raise InputError(f"{flag}={','.join(names)}: name a work directory")
-    found: list[Path] = []
-    names = [os.path.expanduser(name) for name in names]
+    found, names = list[Path](), [os.path.expanduser(name) for name in names]
     while names:
         joined = {n: Path(",".join(names[:n])) for n in range(len(names), 0, -1)}
         count = next((n for n, folder in joined.items() if folder.is_dir()), 1)
@@ -282,12 +277,8 @@ def folders(names: Sequence[str], flag: str) -> list[Path]:
 
 def define_processes() -> Callable[[], tuple[str | None, int, int]]:
     """Define --coordinator, --processes and --process; the result reads them."""
-    coordinator = flags.DEFINE_string(
-        "coordinator",
-        None,
-        "host:port of the first of several processes; 'auto' under Slurm, Open MPI and "
-        "on TPU VMs.",
-    )
+    first = "host:port of the first process; 'auto' under Slurm, Open MPI, on TPU VMs."
+    coordinator = flags.DEFINE_string("coordinator", None, first)
     count = flags.DEFINE_integer("processes", 1, "Number of processes.", lower_bound=1)
     index = flags.DEFINE_integer("process", 0, "Index of this process.", lower_bound=0)
     return lambda: (coordinator.value, count.value, index.value)
