@@ -93,6 +93,8 @@ def test_an_ensemble_knows_the_same_classes(tmp_path):
     other = copy_of_finished_run(tmp_path / "other")
     names = (other / "classes.txt").read_text().splitlines()
     (other / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
+    for noted in (other / "checkpoints").glob("*/manifest.json"):
+        noted.unlink()  # as of an earlier version
     with pytest.raises(InputError, match=r"other: its classes.txt differs"):
         evaluate([finished_run(), other], tiny_config())
 

@@ -150,7 +150,7 @@ def test_a_checkpoint_without_a_manifest_never_gets_its_name(tmp_path, monkeypat
     monkeypatch.setattr(manifest, "write_manifest", full)
     checkpoints = Checkpoints(directory, keep=2)
     checkpoints.save(numbered_state(4), {})
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         checkpoints.close()
     assert manifest.steps_in(directory) == [3]
 

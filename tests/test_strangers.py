@@ -145,6 +145,11 @@ def test_bombs_are_refused(kind, tmp_path):
         assert name in str(caught.value)
 
 
+def test_arrays_of_python_2_are_read_in_silence():
+    data = rubbish_kinds.npy("(3L, 1L)", np.arange(3, dtype="<f4").tobytes())
+    np.testing.assert_array_equal(array_of(data), [[0], [1], [2]])
+
+
 def test_a_header_claims_no_memory():
     for shape in ("(99999, 99999, 3)", "(1099511627776,)", "(-1, -6)", "(3,)"):
         with pytest.raises(ValueError, match=r"4 bytes are no|negative"):

@@ -118,14 +118,16 @@ def array_of(data: bytes) -> np.ndarray:
     """
     file = io.BytesIO(data)
     try:
-        if np.lib.format.read_magic(file) == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        there = len(data) - file.tell()
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != there:
-            raise ValueError(f"{there:,} bytes are no {shape} of {dtype}")
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that Python 2 wrote
+            if np.lib.format.read_magic(file) == (1, 0):
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            else:
+                shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+            there = len(data) - file.tell()
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize != there:
+                raise ValueError(f"{there:,} bytes are no {shape} of {dtype}")
+            return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # NumPy's parser of headers raises many kinds
         raise ValueError(" ".join(str(error).split())) from None
 
