@@ -86,7 +86,7 @@ def cache_programs() -> None:
     if not folder.is_absolute():  # to be ignored (XDG), or the user has no home
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs that are run
     except OSError:
         return
     if os.access(folder, os.W_OK):

@@ -27,6 +27,7 @@ from jax.experimental.multihost_utils import reached_preemption_sync_point
 from alexnet_jax.errors import InputError
 
 PATIENCE = 60.0  # seconds to wait for the first process
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as dead
 RESTART = "nothing saved is lost: start all of them again to continue"
 # In the errors that jaxlib raises where another process is gone.
@@ -109,7 +110,9 @@ def _initialise(coordinator: str, count: int, index: int) -> None:
         )
     if index > 0:
         _wait_for(host.strip("[]"), int(port))
-    initialise(coordinator, count, index)
+    # Where all processes are of this machine, no other one can connect.
+    own = coordinator if host.strip("[]") in LOOPBACK else None
+    initialise(coordinator, count, index, coordinator_bind_address=own)
 
 
 def _wait_for(host: str, port: int) -> None:
