@@ -10,6 +10,10 @@ class InputError(ValueError):
 
     status = 2
 
+    def __init__(self, line: object):
+        """Line breaks, such as in the name of a file, become spaces."""
+        super().__init__(" ".join(str(line).splitlines()))
+
 
 class NonFiniteError(InputError):
     """A loss or a parameter is not finite: the training has diverged."""

@@ -116,7 +116,7 @@ def read_layer_decays(
     for row in rows:
         try:
             layer, decay = row[0], float(row[1])
-        except (TypeError, ValueError, IndexError):
+        except (TypeError, ValueError, LookupError):
             raise InputError(f"{key}={row}: must be rows of (layer, decay)") from None
         if not 0 <= decay < math.inf:
             raise InputError(f"{key}={row}: the decay must be 0 or more")

@@ -123,6 +123,7 @@ def test_rows_of_layer_decays():
     for rows, words in (
         ((("fc9", 1.0),), "optimizer.layer_decays='fc9': allowed are conv1"),
         ((("fc8",),), "must be rows of \\(layer, decay\\)"),
+        (({"fc8": 1},), "must be rows of \\(layer, decay\\)"),
         ((("fc8", "x"),), "must be rows of \\(layer, decay\\)"),
         ((("fc8", -1.0),), "the decay must be 0 or more"),
     ):

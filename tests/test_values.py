@@ -49,3 +49,7 @@ def test_the_nearest_word_is_offered():
     with pytest.raises(InputError, match=r"key='plateu': .*; did you mean 'plateau'\?"):
         one_of("plateu", ("plateau", "epochs"), "key")
     assert nearest("zzz", ("plateau", "epochs")) == ""
+
+
+def test_a_mistake_is_one_line_whatever_is_in_it():
+    assert str(InputError("a\nb: no such file")) == "a b: no such file"
