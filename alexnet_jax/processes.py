@@ -72,8 +72,11 @@ def joined(coordinator: str | None, count: int, index: int) -> Iterator[None]:
         atexit.register(os._exit, own if isinstance(error, Exception) else 130)
         if isinstance(error, InputError) and first():
             time.sleep(2)
-        reason, runtime = str(error), isinstance(error, jax.errors.JaxRuntimeError)
-        if not (runtime and any(word in reason for word in LOST)):
+        reason = str(error)
+        # Gloo's are ValueErrors where they come through multihost_utils.
+        of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+        mistake = isinstance(error, InputError)
+        if mistake or not of_jax or not any(word in reason for word in LOST):
             raise
         raise InputError(
             f"process {jax.process_index()} of {jax.process_count()} has lost another "

@@ -86,6 +86,21 @@ def assert_same_losses(one: Path, other: Path, within: float) -> None:
             assert our[name] == pytest.approx(their[name], rel=within), (our, name)
 
 
+@pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError])
+def test_another_one_that_is_gone_is_one_line(kind, monkeypatch):
+    def lose():
+        with processes.joined("localhost:1", 2, 0):
+            raise kind("UNKNOWN: Gloo AllGather failed: Connection closed by peer\n…")
+
+    monkeypatch.setattr(processes, "_initialise", lambda *_: None)
+    monkeypatch.setattr(processes.atexit, "register", lambda *_: None)
+    with pytest.raises(InputError, match=r"has lost another one \(UNKNOWN: Gloo"):
+        lose()
+    monkeypatch.setattr(processes, "LOST", ())
+    with pytest.raises(kind, match="Gloo"):
+        lose()
+
+
 def test_two_processes_give_the_losses_of_one(tmp_path):
     workdir, one = tmp_path / "run", tmp_path / "one"
     short = {**TOWERS, "steps": 13, "checkpoint_every_steps": 13}
