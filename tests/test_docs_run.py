@@ -34,6 +34,9 @@ def get_config(*parameter):
 NOT_RUN = {  # words of a command: why
     "venv": "CI makes its environment with it",
     "pytest": "CI runs it",
+    "tests/soak": "tests/test_soak.py runs a part of it",
+    "tests/rubbish.py": "tests/test_rubbish.py runs a part of it",
+    "--target": "needs the extra aot; tests/benchmark/test_targets.py runs it",
     "tfds_name=imagenet2012": "needs ImageNet as TFDS prepares it",
     "benchmark step": "minutes; tests/benchmark has parts of it",
     "benchmark predict": "minutes; tests/benchmark has parts of it",
@@ -50,6 +53,7 @@ RUNS = {  # page: the runs that its reader has
     "data": (),
     "machines": (),
     "predict": ("a", "b", "mine"),
+    "reliability": ("mine",),
     "results": ("a", "b"),
 }
 
