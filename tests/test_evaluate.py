@@ -6,7 +6,14 @@ import pytest
 from apps import refusal, run_app
 from pictures import encoded, write_class_folders
 from preparing import prepared_with
-from runs import copy_of_finished_run, finished_run, logged, tiny_config, tiny_flags
+from runs import (
+    copy_of_finished_run,
+    finished_run,
+    logged,
+    tiny_config,
+    tiny_flags,
+    unsealed,
+)
 
 from alexnet_jax.errors import ImageError, InputError
 from alexnet_jax.evaluate import evaluate
@@ -93,8 +100,7 @@ def test_an_ensemble_knows_the_same_classes(tmp_path):
     other = copy_of_finished_run(tmp_path / "other")
     names = (other / "classes.txt").read_text().splitlines()
     (other / "classes.txt").write_text("\n".join(reversed(names)) + "\n")
-    for noted in (other / "checkpoints").glob("*/manifest.json"):
-        noted.unlink()  # as of an earlier version
+    unsealed(other)
     with pytest.raises(InputError, match=r"other: its classes.txt differs"):
         evaluate([finished_run(), other], tiny_config())
 

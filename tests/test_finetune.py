@@ -1,7 +1,5 @@
 """configs/finetune.py: from another run to a classifier of one's own folder."""
 
-import json
-
 import numpy as np
 from apps import refusal
 from pictures import write_class_folders
@@ -9,6 +7,7 @@ from runs import contents, finished_run, logged, tiny_config, weights
 
 from alexnet_jax import experiment, workdir
 from alexnet_jax.evaluate import evaluate
+from alexnet_jax.fingerprints import known_images
 from alexnet_jax.train import train
 from alexnet_jax.values import flat
 from configs import finetune
@@ -57,7 +56,7 @@ def test_a_folder_is_all_that_it_needs(tmp_path):
     }
     for name in ours.keys() - {"fc8.kernel", "fc8.bias"}:
         np.testing.assert_array_equal(ours[name], before[name], err_msg=name)
-    images = json.loads((run / "images.json").read_text())
+    images = known_images(run)
     assert [own["images"] for own in images.values()] == [45, 5]
     rates = evaluate([run])
     assert rates["images"] == 5
@@ -67,7 +66,7 @@ def test_a_folder_is_all_that_it_needs(tmp_path):
     config.steps = 2
     assert train(config, run) is None
     assert [line["step"] for line in logged(run)] == [1, 2]
-    assert json.loads((run / "images.json").read_text()) == images
+    assert known_images(run) == images
 
 
 def test_another_run_that_is_not_there_is_named(tmp_path):

@@ -82,7 +82,7 @@ def test_an_image_that_cannot_be_read_for_other_reasons_ends_a_run(
     def fail(path):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", fail)
+    monkeypatch.setattr("alexnet_jax.data.folders.read_file", fail)
     with pytest.raises(InputError, match="Too many open files") as full:
         source[0]
     assert not isinstance(full.value, ImageError)

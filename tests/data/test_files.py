@@ -3,11 +3,26 @@
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 
 import pytest
 
 from alexnet_jax.data.files import NO_LOCKS, locked
 from alexnet_jax.errors import InputError
+
+# A process that is gone while it holds the lock.
+KILLED = """
+import fcntl, os, pathlib
+from alexnet_jax.data.files import locked
+
+def flock(*_):
+    raise OSError({number}, os.strerror({number}))
+
+fcntl.flock = flock
+with locked(pathlib.Path({folder!r}), "--workdir", "run"):
+    os._exit(0)
+"""
 
 
 @pytest.fixture(params=NO_LOCKS, ids=lambda number: errno.errorcode[number])
@@ -49,11 +64,11 @@ def test_a_disk_without_locks_gets_a_file_instead(tmp_path):
 
 @pytest.mark.usefixtures("no_locks")
 def test_what_a_killed_process_left_there_does_not_count(tmp_path):
-    child = os.fork()
-    if not child:
-        with locked(tmp_path, "--workdir", "run"):
-            os._exit(0)  # as if killed
-    os.waitpid(child, 0)
+    try:
+        fcntl.flock(0, 0)
+    except OSError as error:
+        killed = KILLED.format(number=error.errno, folder=str(tmp_path))
+    subprocess.run([sys.executable, "-c", killed], check=True)
     names = [path.name for path in tmp_path.iterdir() if path.read_bytes()]
     assert names, "the lock is gone with its process"
     with locked(tmp_path, "--workdir", "run"):

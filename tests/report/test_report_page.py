@@ -22,6 +22,7 @@ from runs import (
     logged,
     tiny_config,
     tiny_flags,
+    unsealed,
     weights,
 )
 
@@ -185,7 +186,7 @@ def test_the_validation_images_are_answered_by_the_network():
 
 
 def test_names_from_outside_are_text(tmp_path):
-    folder = copy_of_finished_run(tmp_path / "a<b>&\"c'")
+    folder = unsealed(copy_of_finished_run(tmp_path / "a<b>&\"c'"))
     names = (folder / "classes.txt").read_text().splitlines()
     first = 'caf\udce9 <b>&"'  # no UTF-8, and a tag
     (folder / "classes.txt").write_text(
@@ -209,7 +210,7 @@ def test_class_names_are_escaped():
 
 
 def test_several_runs_make_one_comparison(tmp_path):
-    other = copy_of_finished_run(tmp_path / "other")
+    other = unsealed(copy_of_finished_run(tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
     config["optimizer"]["rate"], config["seed"] = 0.5, 7
     config["epochs"] = 3.0
@@ -278,7 +279,7 @@ def test_a_run_without_a_log(tmp_path, capsys):
 
 
 def test_images_that_are_gone(tmp_path, capsys):
-    folder = copy_of_finished_run(tmp_path / "run")
+    folder = unsealed(copy_of_finished_run(tmp_path / "run"))
     config = json.loads((folder / "config.json").read_text())
     config["dataset"] |= {"source": "folder", "validation": "/nowhere/val"}
     (folder / "config.json").write_text(json.dumps(config))
