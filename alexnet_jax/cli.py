@@ -45,8 +45,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """
 
     def checked(argv: Sequence[str]) -> int | None:
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as of a shell's job
-            signal.signal(signal.SIGINT, _unwind)
+        on_ctrl_c(_unwind)
         logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises, from threads
         if not os.environ.get("PYTHONFAULTHANDLER"):
             faulthandler.disable()  # absl's: pages of stacks where C++ gives up
@@ -71,8 +70,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             print("interrupted", file=sys.stderr)
             return 130
         finally:  # another Ctrl-C, while Python shuts down, is no traceback
-            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            on_ctrl_c(signal.SIG_DFL)
 
     if hasattr(sys.stdout, "reconfigure"):  # characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -86,6 +84,12 @@ def _end(error: object, status: int = InputError.status) -> int:
         sys.stdout.flush()
         os._exit(status)
     return status
+
+
+def on_ctrl_c(handler: Any) -> None:
+    """Set what Ctrl-C does, unless it is ignored, as in a background job of a shell."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _unwind(*_: object) -> None:
@@ -129,8 +133,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             argv, keys = _check_config(argv)
         argv = flags.FLAGS(argv)
         for name, value in flags.FLAGS.flag_values_dict().items():
-            # NaN is within all of absl's bounds; values.py has those of a config.
-            if not name.startswith("config.") and value != value:
+            if not name.startswith("config.") and value != value:  # no bound has NaN
                 raise InputError(f"--{name}={value}: must be a number")
         return argv
     except SystemExit:

@@ -120,7 +120,7 @@ def memory(mesh: Mesh) -> int | None:
 
     Devices that XLA makes of one processor share the machine's, or its container's.
     """
-    if not on_cpu():
+    if not on_cpu(mesh):
         statistics = mesh.local_devices[0].memory_stats()
         return statistics and statistics.get("bytes_limit")
     total, container = psutil.virtual_memory().total, Path(CONTAINER)

@@ -12,7 +12,7 @@ class InputError(ValueError):
 
     def __init__(self, line: object):
         """Line breaks, such as in the name of a file, become spaces."""
-        super().__init__(" ".join(str(line).splitlines()))
+        super().__init__(" ".join(part.strip() for part in str(line).splitlines()))
 
 
 class NonFiniteError(InputError):

@@ -253,9 +253,9 @@ def shorter_side(source: Source, i: int) -> int:
             return min(image.shape[:2])
         with open_image(image) as opened:
             return min(opened.size)
-    except InputError as error:
-        if isinstance(error, ImageError):
-            return 0
+    except ImageError:
+        return 0
+    except InputError:  # the disk is away
         raise
     except Exception:  # of Pillow's decoders
         return 0

@@ -9,7 +9,6 @@ report (alexnet_jax.report). Several processes train one network where each is g
 same --coordinator: see launch/.
 """
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,8 +44,7 @@ if __name__ == "__main__":
         """Train as the flags say."""
         cli.no_more_arguments(argv)
         device.cache_programs()
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-            signal.signal(signal.SIGINT, cli.end_at_once)  # a start can be repeated
+        cli.on_ctrl_c(cli.end_at_once)  # a start can be repeated
         watched = preemption.watched(PREEMPTION.value)
         with processes.joined(*PROCESSES()), watched:
             folder = cli.path(WORKDIR.value, "--workdir")

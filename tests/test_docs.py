@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from apps import ROOT, parse_app
+from pages import blocks, shell_lines
 from runs import tiny_config
 
 from alexnet_jax.workdir import write_config
@@ -16,13 +17,12 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 def commands(page: Path) -> list[list[str]]:
     """The words of each shell command of a page that runs one of the apps."""
-    text = page.read_text()
     if page.suffix == ".py":  # an indented block of the docstring
-        blocks = re.findall(r"(?:^    .*\n)+", text.split('"""')[1], re.MULTILINE)
+        docstring = page.read_text().split('"""')[1]
+        found = re.findall(r"(?:^    .*\n)+", docstring, re.MULTILINE)
     else:
-        blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
+        found = blocks(page, "sh")
+    words = [shlex.split(line, comments=True) for line in shell_lines("".join(found))]
     return [w[w.index("-m") + 1 :] for w in words if "-m" in w and "pip" not in w]
 
 

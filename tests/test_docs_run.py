@@ -4,13 +4,13 @@ Each page is one shell script, in a folder that has the files it names. The conf
 those of configs/, with few kernels. docs/weights.md has its own test.
 """
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from apps import ROOT
+from pages import blocks, shell_lines
 from pictures import drawn, encoded, write_class_folders
 from preparing import made
 from runs import copy_of_finished_run
@@ -61,10 +61,7 @@ RUNS = {  # page: the runs that its reader has
 def script(page: str) -> list[str]:
     """The page's commands."""
     path = ROOT / "README.md" if page == "README" else ROOT / "docs" / f"{page}.md"
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL
-    )
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = shell_lines("".join(blocks(path, "sh")))
     return [line for line in lines if not any(words in line for words in NOT_RUN)]
 
 

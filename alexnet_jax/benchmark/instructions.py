@@ -159,8 +159,8 @@ class Instructions:
 def arrays(text: str) -> Iterator[Array]:
     """The arrays of a type, 'f32[128,4096]{1,0:T(8,128)}' or a tuple of such."""
     for found in ARRAY.finditer(text):
-        sides = _integers(found["shape"])
-        order, tile = _integers(found["order"]), _integers(found["tile"])
+        sides = integers(found["shape"])
+        order, tile = integers(found["order"]), integers(found["tile"])
         stored = [sides[axis] for axis in order][::-1]
         for axis, side in zip(
             range(-1, -1 - len(stored), -1), tile[::-1], strict=False
@@ -176,5 +176,6 @@ def arrays(text: str) -> Iterator[Array]:
         )
 
 
-def _integers(text: str | None) -> list[int]:
-    return [int(digits) for digits in re.findall(r"\d+", text or "")]
+def integers(text: str | None) -> list[int]:
+    """The whole numbers in a text, but not those at the end of a name."""
+    return [int(digits) for digits in re.findall(r"(?<!\w)\d+", text or "")]

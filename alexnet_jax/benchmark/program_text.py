@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.benchmark.instructions import Instruction, Instructions
+from alexnet_jax.benchmark.instructions import Instruction, Instructions, integers
 
 
 class Collective(NamedTuple):
@@ -154,15 +154,15 @@ def device_groups(text: str, devices: int) -> np.ndarray:
     if text == "{}":
         return np.arange(devices)[None]
     if text.startswith("{{"):
-        return np.array(_integers(text)).reshape(text.count("{") - 1, -1)
+        return np.array(integers(text)).reshape(text.count("{") - 1, -1)
     if not text.startswith("mesh"):
         shape, _, ids = text.partition("<=")
-        return _device_ids(ids).reshape(_integers(shape))
+        return _device_ids(ids).reshape(integers(shape))
     found = re.match(r"mesh\[(.*?)\](?:, device_ids=\((.*)\))? \{(.*)\}", text)
     assert found, text
     axes, ids, along = found.groups()
     names, own_names = (re.findall(r"'(\w+)'", part) for part in (axes, along))
-    own, sizes = [names.index(name) for name in own_names], _integers(axes)
+    own, sizes = [names.index(name) for name in own_names], integers(axes)
     others = [axis for axis in range(len(names)) if axis not in own]
     placed = (_device_ids(ids) if ids else np.arange(devices)).reshape(sizes)
     members = math.prod(sizes[axis] for axis in own)
@@ -172,15 +172,11 @@ def device_groups(text: str, devices: int) -> np.ndarray:
 def _device_ids(text: str) -> np.ndarray:
     """The devices of '[2,2]T(1,0)', '[4]' or '0,1,3,2' in order."""
     shape, _, order = text.partition("T")
-    sizes = _integers(shape)
+    sizes = integers(shape)
     if not text.startswith("["):
         return np.array(sizes)
     ids = np.arange(math.prod(sizes)).reshape(sizes)
-    return ids.transpose(_integers(order) or None).ravel()
-
-
-def _integers(text: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"(?<![\w])\d+", text)]
+    return ids.transpose(integers(order) or None).ravel()
 
 
 def _axes(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> str:

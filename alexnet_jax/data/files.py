@@ -129,7 +129,7 @@ def array_of(data: bytes) -> np.ndarray:
                 raise ValueError(f"{there:,} bytes are no {shape} of {dtype}")
             return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # NumPy's parser of headers raises many kinds
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(str(error)) from None
 
 
 def arrays_of(data: bytes) -> dict[str, np.ndarray]:
@@ -145,7 +145,7 @@ def arrays_of(data: bytes) -> dict[str, np.ndarray]:
                 for member in members
             }
     except Exception as error:  # zipfile and its decompressors raise many kinds
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(str(error)) from None
 
 
 @contextmanager

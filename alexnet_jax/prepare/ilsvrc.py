@@ -217,9 +217,8 @@ def _read_devkit(folder: Path, name: str) -> bytes:
     except FileNotFoundError:
         pass
     except Exception as error:  # tarfile and the decompressors raise many kinds
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{KEY}: {str(folder / DEVKIT)!r}: damaged ({reason}); download it again"
+            f"{KEY}: {str(folder / DEVKIT)!r}: damaged ({error}); download it again"
         ) from None
     wanted = name if name == TRUTH[Split.TEST] else DEVKIT
     raise InputError(

@@ -20,8 +20,7 @@ def read(file: Path) -> Found:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             metadata = opened.metadata() or {}
     except Exception as error:  # NumPy lacks some of its kinds of numbers
-        reason = " ".join(str(error).split())
-        raise InputError(f"--source={file}: cannot be read ({reason})") from None
+        raise InputError(f"--source={file}: cannot be read ({error})") from None
     carried = {name: metadata[name] for name in COMPANIONS if name in metadata}
     try:
         companions = {

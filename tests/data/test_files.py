@@ -27,12 +27,13 @@ with locked(pathlib.Path({folder!r}), "--workdir", "run"):
 
 @pytest.fixture(params=NO_LOCKS, ids=lambda number: errno.errorcode[number])
 def no_locks(request, monkeypatch):
-    """A disk that knows no locks."""
+    """A disk that knows no locks; the number of its error."""
 
     def flock(*_):
         raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    return request.param
 
 
 def lock_twice(folder) -> str:
@@ -62,12 +63,8 @@ def test_a_disk_without_locks_gets_a_file_instead(tmp_path):
     assert not (tmp_path / ".running").exists()
 
 
-@pytest.mark.usefixtures("no_locks")
-def test_what_a_killed_process_left_there_does_not_count(tmp_path):
-    try:
-        fcntl.flock(0, 0)
-    except OSError as error:
-        killed = KILLED.format(number=error.errno, folder=str(tmp_path))
+def test_what_a_killed_process_left_there_does_not_count(tmp_path, no_locks):
+    killed = KILLED.format(number=no_locks, folder=str(tmp_path))
     subprocess.run([sys.executable, "-c", killed], check=True)
     names = [path.name for path in tmp_path.iterdir() if path.read_bytes()]
     assert names, "the lock is gone with its process"

@@ -1,6 +1,7 @@
 """Kills of `prepare`, `convert` and `report`."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from pictures import write_class_folders
@@ -21,35 +22,25 @@ def prepare(bench: Bench) -> list[Outcome]:
         write_class_folders(source / "train", classes)
         write_class_folders(source / "val", classes, seed=1)
 
-    def start(folder: Path, trouble: Trouble | None = None) -> App:
-        flags = ["--image_size=32", "--shards=6", f"--workers={bench.rng.choice('12')}"]
-        return App(
-            folder.parent / "output",
-            folder,
-            *("prepare.__main__", f"--source={source}", f"--destination={folder}"),
-            *flags,
-            trouble=trouble,
-        )
+    def command(folder: Path) -> tuple[str, ...]:
+        paths = f"--source={source}", f"--destination={folder}"
+        workers = f"--workers={bench.rng.choice('12')}"
+        return "prepare.__main__", *paths, "--image_size=32", "--shards=6", workers
 
-    return _killed(bench, "prepare", start)
+    return _killed(bench, "prepare", command)
 
 
 def convert_out(bench: Bench) -> list[Outcome]:
     """The file is whole or absent."""
     source, ending = bench.reference, bench.rng.choice(("safetensors", "pth", "onnx"))
 
-    def start(folder: Path, trouble: Trouble | None = None) -> App:
+    def command(folder: Path) -> tuple[str, ...]:
         file = folder / f"weights.{ending}"
         if file.exists():  # it was killed after that
             file.rename(file.with_name("before"))
-        return App(
-            folder.parent / "output",
-            folder,
-            *("convert", f"--source={source}", f"--destination={file}"),
-            trouble=trouble,
-        )
+        return "convert", f"--source={source}", f"--destination={file}"
 
-    return _killed(bench, NAMES[1], start, ending)
+    return _killed(bench, NAMES[1], command, ending)
 
 
 def convert_in(bench: Bench) -> list[Outcome]:
@@ -59,37 +50,39 @@ def convert_in(bench: Bench) -> list[Outcome]:
         flags = (f"--source={bench.reference}", f"--destination={file}")
         assert App(bench.new(), file, "convert", *flags).ended() == 0
 
-    def start(folder: Path, trouble: Trouble | None = None) -> App:
-        return App(
-            folder.parent / "output",
-            folder,
-            *("convert", f"--source={file}", f"--destination={folder}"),
-            trouble=trouble,
-        )
+    def command(folder: Path) -> tuple[str, ...]:
+        return "convert", f"--source={file}", f"--destination={folder}"
 
-    return _killed(bench, "convert into a run", start)
+    return _killed(bench, "convert into a run", command)
 
 
 def report(bench: Bench) -> list[Outcome]:
     """It only reads the run, and can be made again."""
-    reference = bench.reference
 
-    def start(folder: Path, trouble: Trouble | None = None) -> App:
-        return App(
-            folder.parent / "output",
-            folder,
-            *("report.__main__", f"--workdir={reference}", f"--destination={folder}"),
-            trouble=dataclasses.replace(trouble or Trouble(), report=True),
-        )
+    def command(folder: Path) -> tuple[str, ...]:
+        paths = f"--workdir={bench.reference}", f"--destination={folder}"
+        return "report.__main__", *paths
 
-    return _killed(bench, "report", start)
+    return _killed(bench, "report", command)
 
 
 _whole: dict[str, tuple[dict[str, bytes], int, float]] = {}
 
 
-def _killed(bench: Bench, name: str, start, ending: str = "") -> list[Outcome]:
+def _killed(
+    bench: Bench,
+    name: str,
+    command: Callable[[Path], tuple[str, ...]],
+    ending: str = "",
+) -> list[Outcome]:
     """Killed a few times, then run to its end and compared with one never killed."""
+
+    def start(folder: Path, trouble: Trouble | None = None) -> App:
+        if name == "report":
+            trouble = dataclasses.replace(trouble or Trouble(), report=True)
+        output = folder.parent / "output"
+        return App(output, folder, *command(folder), trouble=trouble)
+
     key = f"{name} {ending}"
     if key not in _whole:
         folder = bench.new("whole")

@@ -1,6 +1,5 @@
 """Every command and program of docs/weights.md, on a network of few kernels."""
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 from apps import run_app
 from asked import answers
 from caffe_files import Sizes, mean_image, random_weights, write_caffemodel, write_mean
+from pages import blocks, shell_lines
 from pictures import drawn, encoded
 from runs import assert_same_weights
 from test_torchvision_weights import random_model, saved
@@ -37,13 +37,8 @@ def get_config(name):
 """
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
-
-
 def commands(page_block: str) -> list[list[str]]:
-    lines = page_block.replace("\\\n", "").splitlines()
-    return [shlex.split(line) for line in lines if line]
+    return [shlex.split(line) for line in shell_lines(page_block) if line]
 
 
 def in_folder(folder: Path, argument: str) -> str:
@@ -83,12 +78,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_the_page_has_the_blocks_that_are_tested():
-    assert (len(blocks("sh")), len(blocks("python"))) == (3, 4)
-    assert blocks("sh")[2] == "pytest -n0 -s -m slow tests/weights\n"
+    assert (len(blocks(PAGE, "sh")), len(blocks(PAGE, "python"))) == (3, 4)
+    assert blocks(PAGE, "sh")[2] == "pytest -n0 -s -m slow tests/weights\n"
 
 
 def test_commands_in(folder):
-    *conversions, predict = commands(blocks("sh")[0])
+    *conversions, predict = commands(blocks(PAGE, "sh")[0])
     names = ("bvlc_alexnet", "caffenet", "torchvision", "torchvision")
     for command, name in zip(conversions, names, strict=True):
         run(folder, command, f"--config={folder}/small.py:{name}")
@@ -99,10 +94,10 @@ def test_commands_in(folder):
 @pytest.fixture(scope="module")
 def exported(folder) -> Path:
     """The folder, where the run has been written in every format."""
-    command = commands(blocks("sh")[0])[0]
+    command = commands(blocks(PAGE, "sh")[0])[0]
     command[-1] = "--destination=runs/mine"
     run(folder, command, f"--config={folder}/small.py:bvlc_alexnet")
-    for command in commands(blocks("sh")[1]):
+    for command in commands(blocks(PAGE, "sh")[1]):
         run(folder, command)
     shutil.copy(folder / "runs" / "mine" / "config.json", folder)
     shutil.copy(torch_module.__file__, folder)
@@ -122,7 +117,7 @@ def test_commands_out(exported):
 
 @pytest.mark.parametrize("program", [1, 2, 3], ids=["jax", "onnxruntime", "torch"])
 def test_the_programs_need_no_package_of_ours(exported, program):
-    squares, *others = blocks("python")
+    squares, *others = blocks(PAGE, "python")
     text = f"""
 import sys
 sys.modules.update(dict.fromkeys(["alexnet_jax", "flax", "orbax"]))
