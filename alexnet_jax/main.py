@@ -44,6 +44,7 @@ if __name__ == "__main__":
         """Train as the flags say."""
         cli.no_more_arguments(argv)
         device.cache_programs()
+        device.bound_arenas()
         cli.on_ctrl_c(cli.end_at_once)  # a start can be repeated
         watched = preemption.watched(PREEMPTION.value)
         with processes.joined(*PROCESSES()), watched:

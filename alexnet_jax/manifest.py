@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 
 from alexnet_jax import processes
-from alexnet_jax.data.files import replaced
+from alexnet_jax.data.files import replaced, set_aside
 from alexnet_jax.errors import InputError
 
 NAME = "manifest.json"
@@ -165,8 +165,9 @@ def choose(
     if skip:
         processes.agree({"the damaged checkpoints": sorted(found)})
         for step, line in lines.items() if processes.first() else ():
-            kept = f"; kept as {_set_aside(checkpoints, step)}" if reads_all else ""
-            print(f"{line}{kept}; step {order[0]:,} is taken", file=sys.stderr)
+            if reads_all:
+                line += f"; kept as {set_aside(checkpoints / str(step))}"
+            print(f"{line}; step {order[0]:,} is taken", file=sys.stderr)
         processes.meet("damaged checkpoints")
     least = min((errors[step] for step in order), default=math.inf)
     return next(iter(order), None), least
@@ -181,12 +182,3 @@ def _error(folder: Path) -> float:
     """The validation error of a checkpoint."""
     file = folder / "metrics" / "metrics"
     return float(json.loads(file.read_bytes())[ERROR]) if file.exists() else math.inf
-
-
-def _set_aside(checkpoints: Path, step: int) -> str:
-    """Rename a checkpoint to a free name, which is no number: 24.damaged."""
-    aside = checkpoints / f"{step}.damaged"
-    while aside.exists():
-        aside = aside.with_name(f"{aside.name}.damaged")
-    (checkpoints / str(step)).rename(aside)
-    return aside.name

@@ -1,6 +1,8 @@
 """Sums over examples, the error rates made of them, and metrics.jsonl."""
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.data.files import replaced
+from alexnet_jax.data.files import replaced, set_aside
 
 
 @flax.struct.dataclass
@@ -85,7 +87,13 @@ class MetricsFile(Logger):
     """metrics.jsonl: one JSON object a line, each with its step."""
 
     def __init__(self, path: Path, resumed_step: int):
-        """Open the file; lines after the step that the run resumes from are dropped."""
+        """Open the file; lines after the step that the run resumes from are dropped.
+
+        A file with damaged lines is kept beside it, and a line on stderr says so.
+        """
+        if damaged := damaged_lines(path):
+            kept = set_aside(path, shutil.copyfile)
+            print(f"{path}: {damaged}; kept as {kept}", file=sys.stderr)
         lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
         with replaced(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -102,13 +110,26 @@ class MetricsFile(Logger):
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, without those that are cut short or damaged."""
-    lines = []
-    for text in path.read_bytes().split(b"\n") if path.exists() else ():
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
-            line = json.loads(text, parse_int=_int64)
-            if isinstance(line["step"], int):
-                lines.append(line)
-    return lines
+    return [line for line in map(_line, _texts(path)) if line]
+
+
+def damaged_lines(path: Path) -> str:
+    """Which lines cannot be read, in words; '' but for one that a kill cut short."""
+    whole = enumerate(_texts(path)[:-1], 1)
+    numbers = [str(number) for number, text in whole if not _line(text)]
+    more = f" and {len(numbers) - 3:,} more" if len(numbers) > 3 else ""
+    return f"damaged in line {', '.join(numbers[:3])}{more}" if numbers else ""
+
+
+def _texts(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n") if path.exists() else []
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        line = json.loads(text, parse_int=_int64)
+        return line if isinstance(line["step"], int) else None
+    return None
 
 
 def _int64(digits: str) -> int:

@@ -647,7 +647,11 @@ def read_metrics(file: Path) -> int:
         run.last(key)
     _ = run.steps, run.complete, run.seconds, run.rate_changes()
     there = len([row for row in file.read_bytes().split(b"\n") if row])
-    MetricsFile(file, 20).close()
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        MetricsFile(file, 20).close()
+    kept = file.with_name(f"{file.name}.damaged").exists()
+    if (said.getvalue().count("\n") == 1) != kept:
+        raise OtherError(f"{file.name}: kept: {kept}, said: {said.getvalue()!r}")
     return there - len(lines)
 
 

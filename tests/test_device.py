@@ -1,3 +1,4 @@
+import ctypes
 import os
 import subprocess
 import sys
@@ -92,6 +93,47 @@ def test_the_memory_of_a_container_is_what_there_is(tmp_path, monkeypatch):
     two = make_mesh(tiny_config({"mesh.data": 2}))
     limit.write_text("1000")
     assert device.memory(two) == 500
+
+
+ARENAS = """
+import ctypes, os, threading
+from alexnet_jax import device
+
+BEFORE
+there, libc = threading.Barrier(1 + 3 * os.cpu_count()), ctypes.CDLL(None)
+
+def allocate():
+    _kept = bytes(10_000)
+    there.wait()
+    there.wait()
+
+for _ in range(3 * os.cpu_count()):
+    threading.Thread(target=allocate).start()
+there.wait()
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+there.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc")
+@pytest.mark.parametrize(
+    ("before", "variable", "more"),
+    [
+        ("device.bound_arenas()", {}, False),
+        ("device.bound_arenas()", {"MALLOC_ARENA_MAX": "1000"}, True),
+        ("", {}, True),
+    ],
+)
+def test_malloc_has_an_arena_for_each_core_at_most(before, variable, more):
+    environment = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
+    done = subprocess.run(
+        [sys.executable, "-c", ARENAS.replace("BEFORE", before)],
+        cwd=ROOT, env=environment | variable, capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    assert (done.stdout.count("<heap nr=") > os.cpu_count()) == more
 
 
 def test_jaxs_own_setting_comes_first(tmp_path, monkeypatch):

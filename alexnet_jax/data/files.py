@@ -11,7 +11,7 @@ import stat
 import warnings
 import weakref
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,6 +72,15 @@ class OpenFile:
 
     def __reduce__(self):
         return OpenFile, (self.path,)
+
+
+def set_aside(path: Path, keep: Callable[[Path, Path], object] = os.rename) -> str:
+    """Keep what is damaged under a free name, X.damaged, and return that name."""
+    aside = path.with_name(f"{path.name}.damaged")
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}.damaged")
+    keep(path, aside)
+    return aside.name
 
 
 def flush(path: Path) -> None:

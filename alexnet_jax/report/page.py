@@ -13,7 +13,7 @@ from alexnet_jax.data.files import replaced
 from alexnet_jax.data.images import Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.inference import nearest
-from alexnet_jax.metrics import read_metrics
+from alexnet_jax.metrics import damaged_lines, read_metrics
 from alexnet_jax.report import answers, curves, kernels, mistakes, neighbours
 from alexnet_jax.report.document import Figure, document
 from alexnet_jax.report.head import head, title_of
@@ -114,6 +114,8 @@ def figures_of(
         if len(runs) > 1:
             figures.append(curves.figure_1(runs, threshold))
     for run in runs:
+        if damaged := damaged_lines(run.folder / "metrics.jsonl"):
+            missing.append(f"{run.name}: metrics.jsonl: {damaged}, left out")
         if not run.log:
             missing.append(f"{run.name}: no curves: metrics.jsonl has no line yet")
         try:

@@ -278,6 +278,17 @@ def test_a_run_without_a_log(tmp_path, capsys):
     assert "Figure 4, right" in text
 
 
+def test_a_damaged_line_of_the_log_is_told_of(tmp_path, capsys):
+    folder = copy_of_finished_run(tmp_path / "run")
+    log = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join([log[0], "{\n", *log[1:]]))
+    text = Parsed(make_report([folder])).text
+    missing = "run: metrics.jsonl: damaged in line 2, left out"
+    assert capsys.readouterr().err == f"report: {missing}\n"
+    assert missing in text
+    assert "Figure 4, right" in text
+
+
 def test_images_that_are_gone(tmp_path, capsys):
     folder = unsealed(copy_of_finished_run(tmp_path / "run"))
     config = json.loads((folder / "config.json").read_text())

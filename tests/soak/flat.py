@@ -118,7 +118,7 @@ def table(samples: list[Sample]) -> bool:
     # malloc's high-water mark settles within some thousand steps; of the checkpoints
     # kept, the best one is among the newest or not.
     rows = (  # name, first, last, bound
-        ("resident memory, MB", *rss, rss[0] * 1.1),
+        ("resident memory, MB", *rss, rss[0] * 1.03),
         ("file handles", *middle("handles"), middle("handles")[0] + 2),
         ("threads", *middle("threads"), middle("threads")[0] + 2),
         ("work directory without metrics.jsonl, MB", *disk, disk[0] * 1.5),
