@@ -131,8 +131,12 @@ def test_malloc_has_an_arena_for_each_core_at_most(before, variable, more):
     environment = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
     done = subprocess.run(
         [sys.executable, "-c", ARENAS.replace("BEFORE", before)],
-        cwd=ROOT, env=environment | variable, capture_output=True, check=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment | variable,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
     assert (done.stdout.count("<heap nr=") > os.cpu_count()) == more
 
 
