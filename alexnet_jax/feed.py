@@ -1,6 +1,7 @@
-"""Host arrays → global arrays on the mesh: batches, one ahead, and learning rates."""
+"""Host arrays → global arrays on the mesh: batches, two ahead, and learning rates."""
 
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,9 +12,11 @@ from jax.sharding import Mesh
 from alexnet_jax import parallel
 from alexnet_jax.data.loader import Batches
 
+AHEAD = 2  # batches: one is on the devices when they ask for it, one on its way
+
 
 class Feed:
-    """Transfers the next batch to the devices while they compute on this one.
+    """Transfers the next batches to the devices while they compute on this one.
 
     Attributes:
         waited: seconds in which the devices were idle for lack of data.
@@ -24,7 +27,7 @@ class Feed:
         self.waited = 0.0
         self._batches, self._mesh = batches, mesh
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._next = self._thread.submit(self._take)
+        self._ahead = deque(self._thread.submit(self._take) for _ in range(AHEAD))
 
     def _take(self) -> dict[str, jax.Array]:
         return parallel.to_mesh(self._mesh, next(self._batches))
@@ -35,13 +38,15 @@ class Feed:
         Args:
             busy_with: the last result of the devices.
         """
-        if not self._next.done():
+        due = self._ahead[0]
+        if not due.done():
             busy_with.block_until_ready()
             start = time.perf_counter()
-            self._next.exception()
+            due.exception()
             self.waited += time.perf_counter() - start
-        batch = self._next.result()
-        self._next = self._thread.submit(self._take)
+        batch = due.result()
+        self._ahead.popleft()
+        self._ahead.append(self._thread.submit(self._take))
         return batch
 
     def close(self) -> None:

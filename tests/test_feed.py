@@ -44,11 +44,14 @@ def batches():
         gate.set()
 
 
-def test_batches_come_in_order_one_ahead_on_the_mesh(batches):
+def test_batches_come_in_order_two_ahead_on_the_mesh(batches):
     for gate in batches.gates:
         gate.set()
     feed = Feed(batches, make_mesh(2, 1, 2, 2))
     for i in range(3):
+        for future in feed._ahead:
+            future.result()
+        assert batches.given == i + 2
         image = feed.take(Devices(lambda: None))["image"]
         np.testing.assert_array_equal(image, np.full((2, 4), i))
         assert image.sharding.spec[0] == "data"
@@ -64,7 +67,7 @@ def test_waiting_counts_only_while_the_devices_are_idle(batches):
     def compute():
         time.sleep(0.2)
         batches.gates[0].set()
-        feed._next.result()
+        feed._ahead[0].result()
 
     feed.take(Devices(compute))
     assert feed.waited < 0.1
@@ -76,7 +79,7 @@ def test_waiting_counts_only_while_the_devices_are_idle(batches):
 
     # A batch that is there needs no look at the devices.
     batches.gates[2].set()
-    feed._next.result()
+    feed._ahead[0].result()
     waited, devices = feed.waited, Devices(lambda: None)
     feed.take(devices)
     assert feed.waited == waited

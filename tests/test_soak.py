@@ -1,17 +1,21 @@
 """A small slice of `python tests/soak`, always the same, and what the soak found."""
 
 import errno
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from apps import ROOT
 from pictures import write_class_folders
-from soak.app import Trouble
-from soak.bench import Bench, Outcome
+from runs import tiny_flags
+from soak.app import QUICK, Trouble
+from soak.bench import OFTEN, Bench, Outcome, steps
 
 from alexnet_jax.data import files
 from alexnet_jax.data.files import replaced
@@ -37,6 +41,36 @@ def test_killed_before_chosen_operations_on_files_nothing_is_lost(tmp_path):
         Outcome(phase, "killed", **clean)
         for phase in ("starting", "saving", "deleting")
     ]
+
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FAKETIME.exists(), reason="Debian's libfaketime")
+def test_the_clock_of_the_whole_process_is_set_back_a_day(tmp_path):
+    bench, clock, workdir = Bench(tmp_path), tmp_path / "clock", tmp_path / "a" / "run"
+    clock.write_text("+0d")
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": QUICK,  # as the reference
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",  # second
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    command = [sys.executable, "-m", "alexnet_jax.main", *tiny_flags(workdir, OFTEN)]
+    training = subprocess.Popen(command, cwd=ROOT, env=environment)
+    while training.poll() is None and steps(workdir) < 3:
+        time.sleep(0.05)
+    clock.write_text("-1d")
+    assert training.wait() == 0
+    by_orbax = workdir / "checkpoints" / "24" / "_CHECKPOINT_METADATA"
+    noted = json.loads(by_orbax.read_text())
+    assert noted["commit_timestamp_nsecs"] / 1e9 < time.time() - 80_000
+    outcome = Outcome("clock", "status 0")
+    bench.finish(workdir, [outcome])
+    assert (outcome.losses, outcome.files, outcome.wrong) == (True, True, [])
 
 
 def test_a_file_that_a_killed_process_left_is_deleted(tmp_path):
