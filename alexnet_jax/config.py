@@ -133,8 +133,12 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
                               rows),
         "rate": Field(0.01, "learning rate of weights at the start (§5)", number(0)),
         "bias_rate_multiple": Field(1.0, "§5: equal in all layers; code: 2", number(0)),
-        "schedule": Field("plateau", "§5; 'epochs': as in drops",
-                          choice("plateau", "epochs")),
+        "trust": Field(0.0, "η of LARS' rates by layer (You, 2017: 0.001); 0: §5",
+                       number(0)),
+        "schedule": Field("plateau", "§5; 'epochs': drops; 'polynomial': You, 2017",
+                          choice("plateau", "epochs", "polynomial")),
+        "power": Field(2.0, "of the share left of a 'polynomial' run", number(0)),
+        "warmup_epochs": Field(0.0, "in which a 'polynomial' rate rises", number(0)),
         "plateau_factor": Field(10.0, "§5", number(1, 1e6)),
         "plateau_drops": Field(3, "§5; the next plateau ends the training",
                                whole(0, 51)),
@@ -230,6 +234,7 @@ ADDED = (  # to the fields of 590dde5 and before; at these values nothing change
     *("dataset.exif_rotation", "network.spatial_size"),
     *("start.checkpoint", "start.fresh", "start.statistics", "dataset.held_out"),
     *("log_to", "log_norms_every_steps"),
+    *("optimizer.trust", "optimizer.power", "optimizer.warmup_epochs"),
 )
 
 

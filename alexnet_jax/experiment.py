@@ -12,15 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alexnet_jax import device, inference, optimizer, parallel, step
+from alexnet_jax import device, inference, optimizer, parallel, schedules, step
 from alexnet_jax.config import check_fields
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import DROPOUTS, AlexNet
 from alexnet_jax.network.shapes import stages
-from alexnet_jax.optimizer import chance_error
 from alexnet_jax.values import flat, hashable
-
-LAST_DROP = 0.9  # of a run, where its last drop is suggested
 
 
 def check(config: ConfigDict) -> None:
@@ -47,6 +44,12 @@ def _mistakes(config: ConfigDict) -> Iterator[str]:
         yield (
             "validate_every_epochs=0.0: the plateau rule needs validations; set it to "
             "1, or set optimizer.schedule='epochs'"
+        )
+    rises = config.optimizer.warmup_epochs
+    if config.optimizer.schedule == "polynomial" and 0 < config.epochs <= rises:
+        yield (
+            f"optimizer.warmup_epochs={rises}: must be less than "
+            f"epochs={config.epochs}, after which the run ends"
         )
     for key in ("response_depth", "spatial_size"):
         if c[key] % 2 == 0:
@@ -94,37 +97,15 @@ def total_steps(config: ConfigDict, images: int) -> int:
     return config.steps or math.ceil(config.epochs * images / config.batch_size)
 
 
+def last_epoch(config: ConfigDict, images: int) -> float:
+    """Epochs of the whole run, for so many training images."""
+    return config.steps * config.batch_size / images if config.steps else config.epochs
+
+
 def late_drops(config: ConfigDict, images: int) -> str:
-    """Lines about drops of the learning rate that a run never comes to; '' if none.
-
-    A run with fewer epochs keeps the epochs of its drops; the lines have them scaled.
-    """
-    c = config.optimizer
-    if c.schedule == "plateau" and (c.drops or c.layer_drops):
-        return (
-            "learning rate: falls at plateaus; optimizer.drops and layer_drops are for "
-            "optimizer.schedule='epochs', and not used"
-        )
-    end = config.steps * config.batch_size / images if config.steps else config.epochs
-    late = [f"{epoch:g}" for epoch, *_ in c.drops if epoch >= end]
-    if c.schedule != "epochs" or not late:
-        return ""
-    scale = LAST_DROP * end / c.drops[-1][0]
-
-    def scaled(epoch: float) -> float:
-        return float(f"{epoch * scale:.3g}")
-
-    lines = [
-        f"learning rate: falls {len(c.drops) - len(late)} of {len(c.drops)} times; "
-        f"the run ends at epoch {end:.4g}, optimizer.drops has {', '.join(late)}. "
-        "To scale them:"
-    ]
-    drops = tuple((scaled(epoch), *rates) for epoch, *rates in c.drops)
-    lines.append(f"  --config.optimizer.drops='{drops}'")
-    if c.layer_drops:
-        drops = tuple((name, scaled(e), *rates) for name, e, *rates in c.layer_drops)
-        lines.append(f"  --config.optimizer.layer_drops='{drops}'")
-    return "\n".join(lines)
+    """`schedules.late_drops` of a config, for so many training images."""
+    c, end = config.optimizer, last_epoch(config, images)
+    return schedules.late_drops(c.schedule, c.drops, c.layer_drops, end)
 
 
 def use_these_devices(config: ConfigDict) -> None:
@@ -206,20 +187,30 @@ def make_probabilities(
 
 
 def make_schedule(
-    config: ConfigDict, classes: int = 1000, validation_images: int = 1
-) -> optimizer.Plateau | optimizer.EpochSchedule:
-    """The learning rates of a config; a plateau is judged by the two counts."""
+    config: ConfigDict,
+    classes: int = 1000,
+    validation_images: int = 1,
+    training_images: int = 1,
+) -> schedules.Plateau | schedules.EpochSchedule | schedules.PolynomialSchedule:
+    """The learning rates of a config.
+
+    A plateau is judged by the first two counts; the last one gives the epochs of a
+    training whose length is given in steps.
+    """
     c = config.optimizer
     rates = c.rate, c.rate * c.bias_rate_multiple
     names = make_network(config, classes).weighted
-    layers = optimizer.read_layer_drops(c.layer_drops, names, "optimizer.layer_drops")
-    drops = optimizer.read_drops(c.drops, "optimizer.drops")
+    layers = schedules.read_layer_drops(c.layer_drops, names, "optimizer.layer_drops")
+    drops = schedules.read_drops(c.drops, "optimizer.drops")
     if c.schedule == "plateau":
-        chance = chance_error(classes, validation_images)
-        return optimizer.Plateau(
+        chance = schedules.chance_error(classes, validation_images)
+        return schedules.Plateau(
             *rates, c.plateau_factor, c.plateau_drops, c.patience, chance
         )
-    return optimizer.EpochSchedule([optimizer.Drop(0, *rates), *drops], layers)
+    if c.schedule == "polynomial":
+        end = last_epoch(config, training_images)
+        return schedules.PolynomialSchedule(*rates, c.power, c.warmup_epochs, end)
+    return schedules.EpochSchedule([schedules.Drop(0, *rates), *drops], layers)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
@@ -227,7 +218,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     c = config.optimizer
     names = make_network(config, classes=1).weighted
     by_layer = optimizer.read_layer_decays(c.layer_decays, names)
-    return optimizer.momentum_with_decay(c.momentum, c.weight_decay, by_layer)
+    return optimizer.momentum_with_decay(c.momentum, c.weight_decay, by_layer, c.trust)
 
 
 class Program(NamedTuple):

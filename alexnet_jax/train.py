@@ -29,8 +29,8 @@ from alexnet_jax.inference import Model
 from alexnet_jax.loggers import open_loggers, require_loggers
 from alexnet_jax.metrics import Logger, MetricsFile
 from alexnet_jax.network.shapes import training_flop
-from alexnet_jax.optimizer import Plateau, Rates
 from alexnet_jax.progress import Clock, Progress, Trace
+from alexnet_jax.schedules import Plateau, Rates
 from alexnet_jax.step import State, parameter_shapes
 from alexnet_jax.values import flat
 
@@ -120,7 +120,8 @@ class Run:
         """Restore the state, or initialise it on its shards."""
         config, classes = self.config, len(self.training.classes)
         self.part = parallel.process_part(self.mesh)
-        self.schedule = experiment.make_schedule(config, classes, len(self.validation))
+        counts = classes, len(self.validation), len(self.training)
+        self.schedule = experiment.make_schedule(config, *counts)
         self.total = experiment.total_steps(config, len(self.training))
         self.program = experiment.make_program(config, classes, self.mesh)
         network = self.program.network

@@ -204,7 +204,7 @@ def work(folder: Path, answers: Connection, seed: int, tasks) -> None:
     os.environ |= {"HOME": str(folder), "TMPDIR": str(folder / "tmp")}
     os.environ |= {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
     tempfile.tempdir = None
-    absl_logging.set_verbosity(absl_logging.ERROR)  # as cli.run does
+    absl_logging.set_verbosity(absl_logging.FATAL)  # as cli.run does
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     worker = None
     for name, number in tasks:

@@ -694,7 +694,7 @@ class Checkpoint:
         from alexnet_jax.checkpoint import Checkpoints
 
         folder = next(p for p in file.parents if p.name == "checkpoints")
-        with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        with contextlib.closing(Checkpoints(folder, keep=2)) as checkpoints:
             state, _ = checkpoints.restore(self.like)
         same = jax.tree.map(np.array_equal, state, self.values)
         if not all(jax.tree.leaves(same)):

@@ -191,6 +191,9 @@ def test_drops_behind_the_end_of_a_run_are_named_and_scaled():
         "learning rate: falls at plateaus; optimizer.drops and layer_drops are for "
         "optimizer.schedule='epochs', and not used"
     )
+    config.optimizer.schedule = "polynomial"
+    line = experiment.late_drops(config, 100)
+    assert line.startswith("learning rate: falls with every step; optimizer.drops and")
     config.optimizer.drops = ("rubbish",)
     with pytest.raises(InputError, match=r"optimizer.drops=rubbish: must be rows of"):
         experiment.check(config)
@@ -202,6 +205,15 @@ def test_drops_behind_the_end_of_a_run_are_named_and_scaled():
 def test_the_configs_reach_all_of_their_drops(file):
     config = importlib.import_module(f"configs.{file}").get_config()
     assert experiment.late_drops(config, 50_000) == ""
+
+
+def test_a_rate_cannot_rise_for_longer_than_the_run():
+    rises = {"optimizer.schedule": "polynomial", "optimizer.warmup_epochs": 2.0}
+    experiment.check(tiny_config(rises | {"epochs": 2.1}))
+    with pytest.raises(
+        InputError, match=r"warmup_epochs=2.0: must be less than epochs"
+    ):
+        experiment.check(tiny_config(rises | {"epochs": 2.0}))
 
 
 def test_statistics_are_those_of_a_run_that_is_named():

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "alexnet_jax"
 FLOORS = (
     {"errors"},
     {"config_file", "data", "device", "values"},
-    {"cli", "metrics", "network", "optimizer", "preemption", "processes"},
+    {"cli", "metrics", "network", "optimizer", "preemption", "processes", "schedules"},
     {"config", "loggers", "manifest", "parallel", "prepare", "progress", "weights"},
     {"console", "feed", "fingerprints", "inference", "inputs", "step"},
     {"bars", "checkpoint", "experiment", "predictor"},
@@ -57,13 +57,13 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 92
+MOST_MODULES = 93
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 6_950,
-    "data": 2_365,
+    "root and network": 7_070,
+    "data": 2_375,
     "prepare": 1_250,
-    "report": 1_515,
+    "report": 1_520,
     "benchmark": 2_235,
     "weights": 1_000,
 }

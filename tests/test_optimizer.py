@@ -9,12 +9,13 @@ import torch
 from compare import relative_difference
 
 from alexnet_jax.experiment import make_schedule
-from alexnet_jax.optimizer import (
+from alexnet_jax.optimizer import momentum_with_decay
+from alexnet_jax.schedules import (
     Drop,
     EpochSchedule,
     Plateau,
+    PolynomialSchedule,
     chance_error,
-    momentum_with_decay,
 )
 from configs import paper, paper_2012_code, paper_2012_run4
 
@@ -45,9 +46,9 @@ def rates(kernel: float, bias: float, **layers):
     return {layer: {"kernel": k, "bias": b} for layer, (k, b) in pairs.items()}
 
 
-def updated(params, gradients, schedule, momentum=0.9, weight_decay=0.0005):
+def updated(params, gradients, schedule, momentum=0.9, weight_decay=0.0005, trust=0.0):
     """The parameters after each update, and the last state."""
-    optimizer = momentum_with_decay(momentum, weight_decay)
+    optimizer = momentum_with_decay(momentum, weight_decay, trust=trust)
     update = jax.jit(lambda g, state, p, r: optimizer.update(g, state, p, rates=r))
     state, history = optimizer.init(params), []
     for gradient, now in zip(gradients, schedule, strict=True):
@@ -194,6 +195,34 @@ def test_rates_can_be_traced():
     np.testing.assert_array_equal(traced["conv1"]["bias"], params["conv1"]["bias"])
 
 
+def test_rates_by_layer_are_those_of_optax_lars():
+    params, *gradients = trees(9)
+    # Weights that say nothing, and a gradient that says nothing, keep their own rate.
+    params["conv1"]["kernel"][:] = 0
+    gradients[3]["fc8"]["kernel"][:] = -0.0005 * params["fc8"]["kernel"]
+
+    def kernels(tree):
+        path = jax.tree_util.tree_map_with_path
+        return path(lambda path, _: path[-1].key == "kernel", tree)
+
+    lars = optax.lars(
+        2.0, 0.0005, kernels, trust_coefficient=0.001, trust_ratio_mask=kernels
+    )
+    state, now, expected = lars.init(params), params, []
+    for gradient in gradients:
+        moves, state = lars.update(gradient, state, now)
+        now = optax.apply_updates(now, moves)
+        expected.append(now)
+    history, _ = updated(params, gradients, [rates(2.0, 2.0)] * 8, trust=0.001)
+    moved, should = (
+        [jax.tree.map(np.subtract, now, params) for now in steps]
+        for steps in (history, expected)
+    )
+    assert relative_difference(moved, should) <= 1e-5
+    plain, _ = updated(params, gradients, [rates(2.0, 2.0)] * 8)
+    assert relative_difference(plain[0], history[0]) > 0.1
+
+
 # --- schedules -----------------------------------------------------------------------
 
 
@@ -258,6 +287,26 @@ def test_a_layers_own_drops_go_before_the_common_ones():
         return schedule.rates(epoch, ["conv1", "fc8"])["fc8"]["kernel"]
 
     assert [of_fc8(epoch) for epoch in (0, 1.99, 2, 4, 9)] == [1.0, 1.0, 5.0, 5.0, 5.0]
+
+
+def test_polynomial_rates_rise_and_fall_to_nothing():
+    schedule = PolynomialSchedule(8.0, 16.0, power=2.0, warmup=5.0, epochs=25.0)
+    for epoch, share in (
+        *((0.0, 0.0), (1.0, 0.2), (4.5, 0.9), (5.0, 1.0)),
+        *((10.0, 0.5625), (15.0, 0.25), (24.0, 0.0025), (25.0, 0.0), (26.0, 0.0)),
+    ):
+        own = schedule.rates(epoch, LAYERS)["fc8"]
+        assert own == pytest.approx({"kernel": 8 * share, "bias": 16 * share})
+    steep = PolynomialSchedule(8.0, 16.0, power=1.0, warmup=0.0, epochs=4.0)
+    assert steep.rates(0, LAYERS)["conv1"]["kernel"] == 8
+    assert steep.rates(3, LAYERS)["conv1"]["kernel"] == 2
+
+
+def test_a_run_of_so_many_steps_falls_to_nothing_at_its_last():
+    config = paper.get_config()
+    config.optimizer.schedule, config.steps, config.batch_size = "polynomial", 90, 10
+    schedule = make_schedule(config, 10, training_images=100)
+    assert (schedule.epochs, schedule.finished) == (9.0, False)
 
 
 def seen(plateau: Plateau, *errors: float) -> Plateau:

@@ -14,7 +14,7 @@ from small import small_batch
 from alexnet_jax import experiment, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
-from alexnet_jax.optimizer import EpochSchedule
+from alexnet_jax.schedules import EpochSchedule
 from alexnet_jax.step import initial_params, parameter_shapes, state_of
 from alexnet_jax.train import train
 from configs import variants

@@ -27,8 +27,8 @@ from alexnet_jax import experiment
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.files import locked
 from alexnet_jax.errors import InputError, NonFiniteError
-from alexnet_jax.optimizer import chance_error
 from alexnet_jax.processes import stop_signal
+from alexnet_jax.schedules import chance_error
 from alexnet_jax.train import train
 
 
