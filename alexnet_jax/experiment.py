@@ -46,7 +46,8 @@ def _mistakes(config: ConfigDict) -> Iterator[str]:
             "1, or set optimizer.schedule='epochs'"
         )
     rises = config.optimizer.warmup_epochs
-    if config.optimizer.schedule == "polynomial" and 0 < config.epochs <= rises:
+    falls = config.optimizer.schedule == "polynomial" and not config.steps
+    if falls and config.epochs <= rises:
         yield (
             f"optimizer.warmup_epochs={rises}: must be less than "
             f"epochs={config.epochs}, after which the run ends"

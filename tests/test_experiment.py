@@ -209,11 +209,10 @@ def test_the_configs_reach_all_of_their_drops(file):
 
 def test_a_rate_cannot_rise_for_longer_than_the_run():
     rises = {"optimizer.schedule": "polynomial", "optimizer.warmup_epochs": 2.0}
-    experiment.check(tiny_config(rises | {"epochs": 2.1}))
-    with pytest.raises(
-        InputError, match=r"warmup_epochs=2.0: must be less than epochs"
-    ):
-        experiment.check(tiny_config(rises | {"epochs": 2.0}))
+    experiment.check(tiny_config(rises | {"epochs": 2.0}))  # of 24 steps
+    experiment.check(tiny_config(rises | {"epochs": 2.1, "steps": 0}))
+    with pytest.raises(InputError, match=r"warmup_epochs=2.0: must be less than ep"):
+        experiment.check(tiny_config(rises | {"epochs": 2.0, "steps": 0}))
 
 
 def test_statistics_are_those_of_a_run_that_is_named():
