@@ -257,6 +257,24 @@ def test_velocities_lie_beside_their_parameters():
     assert shardings.step.spec == shardings.sums.loss.spec == P()
 
 
+@pytest.mark.parametrize("layout", [Layout(1, 2), Layout(4, 2, fc=2)], ids=str)
+def test_rates_by_layer_see_whole_layers_wherever_their_parts_are(layout):
+    lars = momentum_with_decay(0.9, 0.0005, trust=0.001)
+    with device.float64(True):
+        network = NETWORK.clone(dtype=jnp.float64)
+        state = first_state(network)
+        shardings = state_shardings(state, network, layout.mesh()).params
+        gradients = jax.tree.map(lambda w: np.cos(7 * w), state.params)
+
+        def moves(params, gradients):
+            rates = jax.tree.map(lambda _: RATE, params)
+            return lars.update(gradients, lars.init(params), params, rates=rates)[0]
+
+        expected = moves(state.params, gradients)
+        spread = jax.device_put((state.params, gradients), (shardings, shardings))
+        assert relative_difference(jax.jit(moves)(*spread), expected) <= 1e-14
+
+
 def tower_slice(params, tower: int):
     """The part of the parameters that §3.2's GPU `tower` holds, by hand."""
 
