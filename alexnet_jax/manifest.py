@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import orbax.checkpoint as ocp
 import xxhash
+from etils import epath  # of orbax-checkpoint
 
 from alexnet_jax import processes
 from alexnet_jax.data.files import replaced, set_aside
@@ -23,6 +25,10 @@ NAME = "manifest.json"
 ERROR = "top1_error"  # Orbax's metric of a checkpoint
 # Orbax completes these two after the manifest; no number that is restored is in them.
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+# What readers of damaged JSON raise.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError)
 
 
 def checksum(path: Path) -> str:
@@ -139,11 +145,15 @@ def choose(
     """
     errors, found = dict[int, float](), dict[int, str]()
     for step in steps_in(checkpoints):
+        folder, name = checkpoints / str(step), LATER[0]
         try:
-            read = best or reads_all
-            errors[step] = _error(checkpoints / str(step)) if read else math.inf
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            found[step] = f"metrics/metrics: {error}"
+            if reads_all:  # as Orbax will
+                path = epath.Path(folder)
+                _ = ocp.path.step.Metadata(step, path).commit_timestamp
+            name = "metrics/metrics"
+            errors[step] = _error(folder) if best or reads_all else math.inf
+        except DAMAGE as error:
+            found[step] = f"{name}: {error}"
     order = sorted(errors, key=lambda step: (best and errors[step], -step))
     while order and (skip or not found):
         reason = damage(checkpoints / str(order[0]), "" if reads_all else "params")

@@ -241,6 +241,31 @@ def test_the_one_before_is_offered_and_taken_and_nothing_is_lost(tmp_path):
     assert_same_weights(run, finished_run())
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"other": 3, "custom_metadata": {"a": 1}},
+        {"commit_timestamp_nsecs": 1e300},
+        {"commit_timestamp_nsecs": "soon"},
+    ],
+)
+def test_what_orbax_notes_of_a_checkpoint_may_be_damaged(changed, tmp_path):
+    with closing(Checkpoints(tmp_path, keep=3)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(numbered_state(step), {}, 0.5)
+    noted = tmp_path / "1" / "_CHECKPOINT_METADATA"
+    noted.write_text(json.dumps(json.loads(noted.read_text()) | changed))
+    with pytest.raises(InputError) as refused:
+        Checkpoints(tmp_path, keep=3)
+    line = str(refused.value)
+    assert line.startswith(f"{noted.parent}: a damaged checkpoint ({noted.name}: ")
+    assert "--skip_damaged to take step 2 instead" in line
+    Checkpoints(tmp_path).close()  # to read: 2 alone
+    with closing(Checkpoints(tmp_path, keep=3, skip_damaged=True)) as checkpoints:
+        assert checkpoints.newest == 2
+    assert {d.name for d in tmp_path.iterdir()} == {"1.damaged", "2"}
+
+
 def test_the_best_is_chosen_among_those_that_are_whole(tmp_path):
     with closing(Checkpoints(tmp_path, keep=3)) as checkpoints:
         for step, error in [(1, 0.5), (2, 0.25), (3, 0.75)]:
