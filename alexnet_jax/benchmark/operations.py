@@ -17,7 +17,8 @@ from alexnet_jax import device
 from alexnet_jax.benchmark import clock
 from alexnet_jax.experiment import Program, make_optimizer
 from alexnet_jax.network.alexnet import DROPOUTS, UNITS
-from alexnet_jax.network.layers import convolution, local_connection
+from alexnet_jax.network.convolutions import local_connection
+from alexnet_jax.network.layers import convolution
 from alexnet_jax.network.shapes import Stage, stages
 from alexnet_jax.step import training_pixels
 

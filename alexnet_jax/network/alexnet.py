@@ -11,6 +11,7 @@ fetches the examples of the devices that share these layers.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -18,14 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.network.layers import Convolution, FullyConnected, Padding
-from alexnet_jax.network.ops import (
-    average_pooling,
-    dropout,
-    overlapping_pooling,
-    response_normalisation,
-    spatial_normalisation,
-)
+from alexnet_jax.network import maps, ops
+from alexnet_jax.network.convolutions import Padding
+from alexnet_jax.network.layers import Convolution, FullyConnected
 
 FIGURE_2 = (
     # 224×224×3 in both towers                 # what leaves the line, in one tower:
@@ -43,8 +39,8 @@ FIGURE_2 = (
     "fc8",                                     # 1000, the same in both
 )  # fmt: skip
 
-UNITS = {
-    "relu": nn.relu,  # f(x) = max(0, x) (§3.1)
+UNITS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": ops.relu,  # f(x) = max(0, x) (§3.1)
     "tanh": jnp.tanh,  # §3.1's comparison
     "logistic": nn.sigmoid,  # (1 + e^−x)^−1 (§3.1)
     "abs_tanh": lambda x: jnp.abs(jnp.tanh(x)),  # Jarrett et al., 2009 (§3.1)
@@ -136,11 +132,11 @@ class AlexNet(nn.Module):
                     x = self.normalise(x)
                 case "normalise_within_maps":
                     size, alpha = self.spatial_size, self.spatial_alpha
-                    x = spatial_normalisation(x, size=size, alpha=alpha)
+                    x = maps.spatial_normalisation(x, size=size, alpha=alpha)
                 case "pool":
-                    x = overlapping_pooling(x, self.pool_size, self.pool_stride)
+                    x = maps.overlapping_pooling(x, self.pool_size, self.pool_stride)
                 case "average_pool":
-                    x = average_pooling(x, self.pool_size, self.pool_stride)
+                    x = ops.average_pooling(x, self.pool_size, self.pool_stride)
                 case "dropout":
                     x = self.drop(x, rows)
                 case "inverted_dropout":
@@ -234,7 +230,7 @@ class AlexNet(nn.Module):
 
     def normalise(self, x: jax.Array) -> jax.Array:
         """§3.3 with this network's constants."""
-        return response_normalisation(
+        return maps.response_normalisation(
             x,
             depth=self.response_depth,
             k=self.response_k,
@@ -252,7 +248,7 @@ class AlexNet(nn.Module):
             towers += self.local_towers * lax.axis_index(self.tower_axis)
         if self.fc_axis is not None:
             first += x.shape[-1] * lax.axis_index(self.fc_axis)
-        return dropout(
+        return ops.dropout(
             x,
             self.make_rng("dropout"),
             rows,

@@ -1,4 +1,4 @@
-"""Normalisation, pooling and dropout in the forms that the paper needs, made fast.
+"""Units, normalisation, pooling and dropout: the plain formulas.
 
 Arrays are (batch, height, width, channels); the towers of a layer lie side by side
 along the channels. Each operation states the formula it computes; the tests compare it
@@ -14,88 +14,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.errors import InputError
 
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """f(x) = max(0, x) (§3.1).
 
-def response_normalisation(
-    x: jax.Array,
-    *,
-    depth: int = 5,
-    k: float = 2.0,
-    alpha: float = 1e-4,
-    beta: float = 0.75,
-    towers: int,
-) -> jax.Array:
-    """Local response normalisation across maps (§3.3).
-
-        b_i = a_i / (k + α Σ_j a_j²)^β,   j from i − n/2 to i + n/2 in i's own tower
-
-    The sum is not divided by n: the 2012 code's scale 1e-4 over n = 5 is α = 2e-5.
-
-    Args:
-        x: (B, H, W, towers · C).
-        depth: n, the number of adjacent maps summed over; odd.
-        k: added to the sum.
-        alpha: factor of the sum.
-        beta: exponent.
-        towers: windows are cut where one tower's maps end.
+    Its gradient follows from what it returns, so that no other array is kept, and a
+    GPU's convolutions can apply it to what they write. Not from "> 0", of which XLA
+    makes a comparison of x.
     """
-    _require_odd("response_depth", depth)
-    one = np.arange(x.shape[-1] // towers)
-    band = np.abs(one[:, None] - one[None, :]) <= depth // 2
-
-    def adjacent_maps(squares: jax.Array) -> jax.Array:
-        # A banded matrix product: five shifted sums take twice as long on a CPU.
-        of_towers = squares.reshape(*squares.shape[:-1], towers, one.size)
-        own = band.astype(squares.dtype)
-        sums = jnp.matmul(of_towers, own, precision=lax.Precision.HIGHEST)
-        return sums.reshape(squares.shape)
-
-    return _normalise(adjacent_maps, k, alpha, beta, x)
+    return jnp.maximum(x, 0)
 
 
-def spatial_normalisation(
-    x: jax.Array,
-    *,
-    size: int = 5,
-    k: float = 1.0,
-    alpha: float = 4e-5,
-    beta: float = 0.75,
-) -> jax.Array:
-    """Response normalisation within each map, `rnorm` over conv2 in config 145.
-
-        b_yx = a_yx / (k + α Σ a²)^β   over the size×size neighbourhood, cut at edges
-
-    The paper does not mention it. The code's scale 0.001 over 25 is α = 4e-5.
-
-    Args:
-        x: (B, H, W, C).
-        size: side of the neighbourhood in pixels; odd.
-        k: added to the sum.
-        alpha: factor of the sum.
-        beta: exponent.
-    """
-    _require_odd("size of the neighbourhood", size)
-
-    def neighbourhood(squares: jax.Array) -> jax.Array:
-        return _window_sums(squares, size, stride=1, before=size // 2)
-
-    return _normalise(neighbourhood, k, alpha, beta, x)
+relu.defvjp(
+    lambda x: (relu(x),) * 2,
+    lambda positive, gradient: (jnp.where(positive != 0, gradient, 0),),
+)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def overlapping_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
-    """Max pooling with windows larger than their stride (§3.4).
-
-    The grid covers the image, 1 + ceil((side − size) / stride) a side, and a window
-    that overhangs is cut at the edge (2012 layer.py). In the backward pass every
-    position equal to the maximum takes the full gradient, as in the 2012 kernels.
-
-    Args:
-        x: (B, H, W, C).
-        size: side of a window, in pixels.
-        stride: pixels between neighbouring windows.
-    """
+def largest(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """The maximum of each window of `maps.overlapping_pooling`."""
     (rows, overhang_y), (columns, overhang_x) = (
         _grid(side, size, stride) for side in x.shape[1:3]
     )
@@ -109,6 +47,27 @@ def overlapping_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Arr
     return reduce(jnp.maximum, places)
 
 
+def pooling_gradient(
+    x: jax.Array, maxima: jax.Array, gradient: jax.Array, size: int, stride: int
+) -> jax.Array:
+    """Its gradient: every position equal to a maximum takes the full one."""
+    height, width = x.shape[1:3]
+    total = jnp.zeros_like(x)
+    for row in range(size):
+        for column in range(size):
+            # Spread the windows so that each lies over its (row, column) pixel.
+            spread = (
+                (0, 0, 0),
+                (row, height - row - _grid(height, size, stride)[0], stride - 1),
+                (column, width - column - _grid(width, size, stride)[0], stride - 1),
+                (0, 0, 0),
+            )
+            top = lax.pad(maxima, jnp.array(jnp.inf, x.dtype), spread)
+            share = lax.pad(gradient, jnp.array(0, x.dtype), spread)
+            total += jnp.where(x == top, share, 0)
+    return total
+
+
 def average_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
     """Averages over the windows of `overlapping_pooling`.
 
@@ -120,8 +79,27 @@ def average_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
         size: side of a window, in pixels.
         stride: pixels between neighbouring windows.
     """
-    pixels = _window_sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype), size, stride)
-    return _window_sums(x, size, stride) / pixels
+    pixels = window_sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype), size, stride)
+    return window_sums(x, size, stride) / pixels
+
+
+def window_sums(x: jax.Array, size: int, stride: int, before: int = 0) -> jax.Array:
+    """Sums over windows, first of rows and then of columns.
+
+    The first window starts `before` pixels ahead of the maps and the last one ends as
+    many behind them, or more where it overhangs.
+    """
+    for axis in (1, 2):
+        extent, (_, overhang, _) = _grid(x.shape[axis] + 2 * before, size, stride)
+        margins = [(0, 0)] * x.ndim
+        margins[axis] = (before, before + overhang)
+        padded = jnp.pad(x, margins)
+        shifted = (
+            lax.slice_in_dim(padded, first, first + extent, stride, axis)
+            for first in range(size)
+        )
+        x = reduce(jnp.add, shifted)
+    return x
 
 
 def dropout(
@@ -162,39 +140,27 @@ def dropout(
     return jnp.where(lax.dynamic_slice_in_dim(masks, first, x.shape[-1], 1), x, 0)
 
 
-def _require_odd(name: str, size: int) -> None:
-    # An even window is not symmetric, and its transpose would be another window.
-    if size % 2 == 0:
-        raise InputError(f"{name}={size}: must be odd")
-
-
 def _grid(side: int, size: int, stride: int) -> tuple[int, tuple[int, int, int]]:
     """Extent of the windows' first pixels along a side, and the padding they need."""
     extent = stride * -(-(side - size) // stride) + 1
     return extent, (0, extent - 1 + size - side, 0)
 
 
-def _window_sums(x: jax.Array, size: int, stride: int, before: int = 0) -> jax.Array:
-    """Sums over windows, first of rows and then of columns.
+def adjacent_maps(squares: jax.Array, depth: int, towers: int) -> jax.Array:
+    """Sums over the windows of response normalisation, as a banded matrix product.
 
-    The first window starts `before` pixels ahead of the maps and the last one ends as
-    many behind them, or more where it overhangs.
+    Five shifted sums take twice as long on a CPU.
     """
-    for axis in (1, 2):
-        extent, (_, overhang, _) = _grid(x.shape[axis] + 2 * before, size, stride)
-        margins = [(0, 0)] * x.ndim
-        margins[axis] = (before, before + overhang)
-        padded = jnp.pad(x, margins)
-        shifted = (
-            lax.slice_in_dim(padded, first, first + extent, stride, axis)
-            for first in range(size)
-        )
-        x = reduce(jnp.add, shifted)
-    return x
+    one = np.arange(squares.shape[-1] // towers)
+    band = np.abs(one[:, None] - one[None, :]) <= depth // 2
+    of_towers = squares.reshape(*squares.shape[:-1], towers, one.size)
+    own = band.astype(squares.dtype)
+    sums = jnp.matmul(of_towers, own, precision=lax.Precision.HIGHEST)
+    return sums.reshape(squares.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _normalise(
+def normalise(
     window_sum: Callable[[jax.Array], jax.Array],
     k: float,
     alpha: float,
@@ -213,18 +179,26 @@ def _normalise(
 
 
 def _normalise_forward(window_sum, k, alpha, beta, x):
-    return _normalise(window_sum, k, alpha, beta, x), x
+    return normalise(window_sum, k, alpha, beta, x), x
 
 
-def _normalise_backward(window_sum, k, alpha, beta, x, gradient):
+def normalise_gradient(
+    window_sum: Callable[[jax.Array], jax.Array],
+    k: float,
+    alpha: float,
+    beta: float,
+    x: jax.Array,
+    gradient: jax.Array,
+) -> jax.Array:
+    """The gradient of `normalise` with respect to x, of an upstream one."""
     wide, upstream = _widened(x), _widened(gradient)
     denominator = k + alpha * window_sum(wide * wide)
     scaled = upstream * _inverse_power(denominator, beta)
     neighbours = window_sum(scaled * wide / denominator)
-    return ((scaled - 2 * alpha * beta * wide * neighbours).astype(x.dtype),)
+    return (scaled - 2 * alpha * beta * wide * neighbours).astype(x.dtype)
 
 
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+normalise.defvjp(_normalise_forward, lambda *args: (normalise_gradient(*args),))
 
 
 def _widened(x: jax.Array) -> jax.Array:
@@ -235,30 +209,3 @@ def _inverse_power(x: jax.Array, beta: float) -> jax.Array:
     if beta == 0.75:  # square roots are several times faster than a power
         return jnp.sqrt(jnp.sqrt(x)) / x
     return x**-beta
-
-
-def _pooling_forward(x, size, stride):
-    largest = overlapping_pooling(x, size, stride)
-    return largest, (x, largest)
-
-
-def _pooling_backward(size, stride, saved, gradient):
-    x, largest = saved
-    height, width = x.shape[1:3]
-    total = jnp.zeros_like(x)
-    for row in range(size):
-        for column in range(size):
-            # Spread the windows so that each lies over its (row, column) pixel.
-            spread = (
-                (0, 0, 0),
-                (row, height - row - _grid(height, size, stride)[0], stride - 1),
-                (column, width - column - _grid(width, size, stride)[0], stride - 1),
-                (0, 0, 0),
-            )
-            top = lax.pad(largest, jnp.array(jnp.inf, x.dtype), spread)
-            share = lax.pad(gradient, jnp.array(0, x.dtype), spread)
-            total += jnp.where(x == top, share, 0)
-    return (total,)
-
-
-overlapping_pooling.defvjp(_pooling_forward, _pooling_backward)

@@ -13,7 +13,7 @@ from alexnet_jax.network.alexnet import (
     POOLS,
     AlexNet,
 )
-from alexnet_jax.network.layers import Padding
+from alexnet_jax.network.convolutions import Padding
 
 
 class Stage(NamedTuple):

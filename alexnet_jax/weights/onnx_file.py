@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
-from alexnet_jax.network.layers import grid_margins
+from alexnet_jax.network.convolutions import grid_margins
 from alexnet_jax.network.shapes import Stage, stages
 from alexnet_jax.weights.layout import Tensors
 

@@ -38,7 +38,8 @@ def _sizes(item: int, rows: int, columns: int, stored: int) -> tuple[int, int]:
         (f"{FORWARD}/AlexNet.layer/conv1/conv_general_dilated", ("conv1", "forward")),
         (f"{BACKWARD}/AlexNet.layer/fc6/dot_general", ("fc6", "backward")),
         (f"{FORWARD}/AlexNet.normalise/mul", ("normalisation", "forward")),
-        (f"{BACKWARD}/AlexNet/add", ("pooling, units", "backward")),
+        (f"{BACKWARD}/AlexNet/pooling/add", ("pooling", "backward")),
+        (f"{BACKWARD}/AlexNet/select_n", ("units", "backward")),
         (f"{FORWARD}/AlexNet.drop/jit(_where)/select_n", ("dropout", "forward")),
         (
             f"{FORWARD}/AlexNet.layer/fc8/AlexNet.add_towers/exchange_fc8/psum",
@@ -102,7 +103,7 @@ def test_a_gpus_kernels():
     loop, gemm, *convs, exact, few = read_kernels(Instructions(GPU), h200)
     x, w, y = 64 * 100, 100 * 1000, 64 * 1000
     # The compiler's own figure, and not that of light.
-    assert (loop.part, loop.bytes, loop.moves) == ("pooling, units", 2 * 2 * x, "")
+    assert (loop.part, loop.bytes, loop.moves) == ("units", 2 * 2 * x, "")
     assert (loop.seconds, loop.is_assumed) == (pytest.approx(3.5e-6), False)
     # Of a product it has none to believe: memory at 85 % here.
     assert (gemm.part, gemm.bytes) == ("fc6", 2 * (x + w + y))
@@ -176,7 +177,7 @@ def test_a_tpus_kernels():
     # From memory to the chip's own, which is not counted.
     assert (fetch.bytes, fetch.moves) == (2 * 8 * 128, "")
     assert (wide.bytes, wide.moves) == (2 * 16 * 128, "pad")
-    assert (wide.part, wide.direction) == ("pooling, units", "backward")
+    assert (wide.part, wide.direction) == ("units", "backward")
     assert wide.is_assumed
 
 

@@ -14,7 +14,7 @@ from alexnet_jax.benchmark import clock, operations
 from alexnet_jax.experiment import make_mesh, make_program
 from alexnet_jax.network.alexnet import FIGURE_2, AlexNet
 from alexnet_jax.network.layers import FullyConnected
-from alexnet_jax.network.ops import overlapping_pooling, spatial_normalisation
+from alexnet_jax.network.maps import overlapping_pooling, spatial_normalisation
 from alexnet_jax.network.shapes import inference_flop, stages, training_flop
 
 # docs/sources.md: multiply-adds of each layer for one image, forward.

@@ -7,68 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from against_torch import (
+    as_torch,
+    channels_first,
+    channels_last,
+    check_against,
+    normal,
+    value_and_gradients,
+)
 from compare import relative_difference
 from small import quick_jit
 from torch.nn import functional
 
 from alexnet_jax import device
-from alexnet_jax.errors import InputError
-from alexnet_jax.network import ops
-from alexnet_jax.network.layers import convolution, local_connection
-
-
-def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
-
-
-def as_torch(x: np.ndarray) -> torch.Tensor:
-    """Float64 of the same axes, which will take a gradient."""
-    return torch.tensor(x, dtype=torch.float64, requires_grad=True)
-
-
-def channels_first(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 3, 1, 2)
-
-
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
-def value_and_gradients(operation, upstream: np.ndarray, *arrays: np.ndarray):
-    """An operation's value, and its gradients where `upstream` is that of the value."""
-
-    @quick_jit
-    def both(upstream, *arrays):
-        value, pull_back = jax.vjp(operation, *arrays)
-        return value, pull_back(upstream)
-
-    return both(upstream, *arrays)
-
-
-def check_against(operation, oracle, *arrays: np.ndarray, within: float = 1e-5):
-    """Compares values, and gradients for a random upstream gradient.
-
-    Args:
-        operation: of jax arrays.
-        oracle: the same of torch tensors, in the same layout.
-        arrays: what both are given.
-        within: the relative difference allowed.
-
-    Returns:
-        The operation's value.
-    """
-    tensors = [as_torch(x) for x in arrays]
-    expected = oracle(*tensors)
-    upstream = normal(*expected.shape, seed=99)
-    expected.backward(torch.tensor(upstream, dtype=torch.float64))
-
-    value, gradients = value_and_gradients(operation, upstream, *arrays)
-
-    assert relative_difference(value, expected.detach().numpy()) <= within
-    for gradient, tensor in zip(gradients, tensors, strict=True):
-        assert relative_difference(gradient, tensor.grad.numpy()) <= within
-    return value
-
+from alexnet_jax.network import maps, ops
+from alexnet_jax.network.convolutions import local_connection
+from alexnet_jax.network.layers import Convolution, FullyConnected, convolution
 
 # --- convolution ---------------------------------------------------------------------
 
@@ -85,16 +39,6 @@ GRIDS = {
     "stride 2 with one pixel over": (3, 56, 3, 8, 5, 2, 0, 1, 1),
     "stride 2 and padding, two towers": (7, 20, 4, 6, 5, 2, 1, 1, 2),
 }
-
-
-@pytest.fixture(params=["cpu", "cuda", "tpu"])
-def target(request, monkeypatch):
-    """Computes on this CPU in the forms for each target."""
-
-    def form(*arrays, default, **forms):
-        return forms.get(request.param, default)(*arrays)
-
-    monkeypatch.setattr(device, "by_target", form)
 
 
 @pytest.mark.usefixtures("target")
@@ -226,127 +170,6 @@ def test_convolutions_in_a_loop_have_the_axes_that_xla_is_fast_at():
     assert set(axes) == {"b01f_01io->b01f"}
 
 
-# --- response normalisation ----------------------------------------------------------
-
-
-def plain_response_normalisation(x, depth, k, alpha, beta, towers):
-    """§3.3's formula, map by map."""
-    maps = x.shape[-1] // towers
-    outputs = []
-    for i in range(x.shape[-1]):
-        start = i // maps * maps
-        first = max(start, i - depth // 2)
-        last = min(start + maps - 1, i + depth // 2)
-        total = sum(x[..., j] ** 2 for j in range(first, last + 1))
-        outputs.append(x[..., i] / (k + alpha * total) ** beta)
-    return torch.stack(outputs, dim=-1)
-
-
-def library_response_normalisation(x, depth, k, alpha, beta, towers):
-    """torch's, which divides α by n."""
-    return torch.cat(
-        [
-            channels_last(
-                functional.local_response_norm(
-                    channels_first(maps), depth, alpha * depth, beta, k
-                )
-            )
-            for maps in x.chunk(towers, dim=-1)
-        ],
-        dim=-1,
-    )
-
-
-@pytest.mark.parametrize(
-    "oracle", [plain_response_normalisation, library_response_normalisation]
-)
-@pytest.mark.parametrize(
-    ("depth", "k", "alpha", "beta", "towers"),
-    [
-        (5, 2.0, 1e-4, 0.75, 2),  # the paper
-        (5, 2.0, 2e-5, 0.75, 2),  # the 2012 code
-        (5, 2.0, 1e-4, 0.75, 1),  # windows over the whole layer
-        (3, 1.0, 5e-5, 0.5, 4),
-        (9, 1.0, 1e-4, 0.75, 2),  # wider than a tower
-    ],
-)
-def test_response_normalisation_is_the_formula(oracle, depth, k, alpha, beta, towers):
-    # At this scale α Σ a² is several times k.
-    x = normal(3, 5, 5, 12, scale=150)
-    constants = {"depth": depth, "k": k, "alpha": alpha, "beta": beta, "towers": towers}
-    check_against(
-        lambda x: ops.response_normalisation(x, **constants),
-        lambda x: oracle(x, **constants),
-        x,
-    )
-
-
-def test_response_windows_are_cut_between_the_towers():
-    a = 100.0
-    x = np.full((1, 1, 1, 96), a, np.float32)
-    maps = ops.response_normalisation(x, alpha=1e-4 / 5, towers=2)[0, 0, 0]
-
-    def with_neighbours(count):
-        return a * (2 + count * 2e-5 * a**2) ** -0.75
-
-    expected = np.full(96, with_neighbours(5))
-    expected[[1, 46, 49, 94]] = with_neighbours(4)
-    expected[[0, 47, 48, 95]] = with_neighbours(3)
-    np.testing.assert_allclose(maps, expected, rtol=1e-6)
-
-    one_tower = ops.response_normalisation(x, alpha=1e-4 / 5, towers=1)[0, 0, 0]
-    np.testing.assert_allclose(one_tower[46:50], with_neighbours(5), rtol=1e-6)
-
-
-def plain_spatial_normalisation(x, size, k, alpha, beta):
-    """Response normalisation within a map, pixel by pixel."""
-    reach = size // 2
-    rows = []
-    for y in range(x.shape[1]):
-        row = []
-        for c in range(x.shape[2]):
-            window = x[
-                :,
-                max(0, y - reach) : y + reach + 1,
-                max(0, c - reach) : c + reach + 1,
-            ]
-            total = (window**2).sum(dim=(1, 2))
-            row.append(x[:, y, c] / (k + alpha * total) ** beta)
-        rows.append(torch.stack(row, dim=1))
-    return torch.stack(rows, dim=1)
-
-
-@pytest.mark.parametrize(
-    ("size", "k", "alpha", "beta"), [(5, 1.0, 4e-5, 0.75), (3, 2.0, 1e-4, 0.6)]
-)
-def test_spatial_normalisation_is_the_formula(size, k, alpha, beta):
-    constants = {"size": size, "k": k, "alpha": alpha, "beta": beta}
-    check_against(
-        lambda x: ops.spatial_normalisation(x, **constants),
-        lambda x: plain_spatial_normalisation(x, **constants),
-        normal(2, 9, 7, 3, scale=100),
-    )
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_even_windows_have_another_transpose_and_are_refused(size):
-    with pytest.raises(InputError, match=f"={size}: must be odd"):
-        ops.spatial_normalisation(jnp.zeros((1, 5, 5, 2)), size=size)
-    with pytest.raises(InputError, match=f"response_depth={size}: must be odd"):
-        ops.response_normalisation(jnp.zeros((1, 5, 5, 2)), depth=size, towers=1)
-
-
-def test_normalisations_in_bfloat16_round_only_at_the_end():
-    x = jnp.asarray(normal(2, 7, 7, 8, scale=100), jnp.bfloat16)
-    for operation in (
-        lambda x: ops.response_normalisation(x, towers=2),
-        ops.spatial_normalisation,
-    ):
-        exact = operation(x.astype(jnp.float32))
-        assert operation(x).dtype == jnp.bfloat16
-        np.testing.assert_array_equal(operation(x), exact.astype(jnp.bfloat16))
-
-
 # --- overlapping pooling -------------------------------------------------------------
 
 # side of the maps: windows a side
@@ -364,7 +187,7 @@ def test_pooling_and_its_gradient_are_torchs_where_nothing_ties(side):
             functional.max_pool2d(channels_first(x), 3, 2, ceil_mode=True)
         )
 
-    value = check_against(ops.overlapping_pooling, oracle, x, within=1e-6)
+    value = check_against(maps.overlapping_pooling, oracle, x, within=1e-6)
     assert value.shape == (2, POOLED[side], POOLED[side], 3)
     np.testing.assert_array_equal(value, oracle(as_torch(x)).detach().numpy())
 
@@ -388,7 +211,7 @@ def test_pooling_of_maps_that_are_no_squares_is_torchs():
             functional.max_pool2d(channels_first(x), 3, 2, ceil_mode=True)
         )
 
-    value = check_against(ops.overlapping_pooling, oracle, x.astype(np.float32))
+    value = check_against(maps.overlapping_pooling, oracle, x.astype(np.float32))
     assert value.shape == (2, 6, 3, 3)
 
 
@@ -397,7 +220,7 @@ def test_every_maximum_takes_the_full_gradient(side):
     x = np.random.default_rng(1).integers(0, 3, (2, side, side, 2)).astype(np.float32)
     windows = (2, POOLED[side], POOLED[side], 2)
     upstream = np.random.default_rng(2).integers(1, 9, windows).astype(np.float32)
-    _, (gradient,) = value_and_gradients(ops.overlapping_pooling, upstream, x)
+    _, (gradient,) = value_and_gradients(maps.overlapping_pooling, upstream, x)
 
     expected = np.zeros_like(x)
     for window in np.ndindex(windows):
@@ -486,3 +309,40 @@ def test_dropout_passes_the_gradient_where_it_passed_the_value():
 
     value, (gradient,) = value_and_gradients(operation, upstream, x)
     np.testing.assert_array_equal(gradient, upstream * (np.array(value) != 0))
+
+
+# --- precision -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["convolution", "local", "full"])
+def test_gradients_of_weights_are_sums_in_float32(target, kind):
+    # Neither of them depends on the weights. Everything else is a bfloat16.
+    same = {"stddev": 0.1, "bias": 0.1, "groups": 2, "dtype": jnp.bfloat16}
+    if kind == "full":
+        layer = FullyConnected(units=6, result=jnp.bfloat16, **same)
+    else:
+        how = {"kernels": 6, "size": 3, "stride": 2, "padding": 1, **same}
+        layer = Convolution(local=kind == "local", **how)
+    x = np.array(jnp.asarray(normal(16, 9, 9, 4), jnp.bfloat16))
+    params = quick_jit(layer.init)(jax.random.key(0), x)["params"]
+    shape = jax.eval_shape(layer.apply, {"params": params}, x).shape
+    upstream = np.array(jnp.asarray(normal(*shape, seed=1), jnp.bfloat16))
+    wide = {"dtype": jnp.float32} | ({"result": jnp.float32} if kind == "full" else {})
+    exact = layer.clone(**wide)
+
+    def gradients(layer, dtype):
+        def forward(params):
+            return layer.apply({"params": params}, jnp.asarray(x, dtype))
+
+        (found,) = jax.vjp(forward, params)[1](jnp.asarray(upstream, dtype))
+        return found
+
+    own = quick_jit(lambda: gradients(layer, jnp.bfloat16))()
+    expected = quick_jit(lambda: gradients(exact, jnp.float32))()
+    assert {leaf.dtype for leaf in jax.tree.leaves(own)} == {jnp.dtype("float32")}
+    # cuDNN writes the sums of a convolution's kernel in the dtype of the maps.
+    rounded = target == "cuda" and kind == "convolution"
+    within = 2**-8 if rounded else 1e-5
+    assert relative_difference(own, expected) <= within
+    if not rounded:
+        assert (own["kernel"] != own["kernel"].astype(jnp.bfloat16)).mean() > 0.9
