@@ -345,4 +345,5 @@ def test_gradients_of_weights_are_sums_in_float32(target, kind):
     within = 2**-8 if rounded else 1e-5
     assert relative_difference(own, expected) <= within
     if not rounded:
-        assert (own["kernel"] != own["kernel"].astype(jnp.bfloat16)).mean() > 0.9
+        kernel = own["kernel"][own["kernel"] != 0]  # zeros: that see the padding alone
+        assert (kernel != kernel.astype(jnp.bfloat16)).mean() > 0.9
