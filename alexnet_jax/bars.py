@@ -1,10 +1,11 @@
 """Answers of predict for people: bars in a terminal, columns elsewhere."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from alexnet_jax.errors import printable
 
 BLOCKS = 12  # images of which each gets a block of lines; more get a line each
 WIDTH, CELL = 20, 20  # characters of a bar; at least, of a class with its probability
@@ -88,8 +89,3 @@ def bar(share: float) -> str:
 def ending(text: str, length: int) -> str:
     """The last characters of a path that is longer than there is room."""
     return text if len(text) <= length else f"…{text[1 - length :]}"
-
-
-def printable(text: str) -> str:
-    """A name without the control characters that would move the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in os.fspath(text))

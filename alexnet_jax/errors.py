@@ -1,6 +1,12 @@
 """Errors that are reported to the user as one line."""
 
 
+def printable(text: str) -> str:
+    """Text in which control characters and undecodable bytes are question marks."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 class InputError(ValueError):
     """A mistake in a path, image, flag or config key, described in one line.
 
@@ -11,8 +17,9 @@ class InputError(ValueError):
     status = 2
 
     def __init__(self, line: object):
-        """Line breaks, such as in the name of a file, become spaces."""
-        super().__init__(" ".join(part.strip() for part in str(line).splitlines()))
+        """Line breaks become spaces, and other control characters question marks."""
+        parts = (part.strip() for part in str(line).splitlines())
+        super().__init__(printable(" ".join(parts)))
 
 
 class NonFiniteError(InputError):

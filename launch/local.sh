@@ -42,8 +42,11 @@ while ((${#index_of[@]})); do
     ((status && !result)) || continue
     result=$status
     ((status == 143 || status == 138 || status == 130)) && continue # saved, as it was told
+    then="the same command continues the run"
+    ((status == 2)) && then="its line above says what to change"
+    ((status == 3)) && then="its line above says why"
     echo "error: process $index of $count ended with status $status and the others end" \
-        "too; nothing saved is lost: the same command continues the run" >&2
+        "too; nothing saved is lost: $then" >&2
     # They have a moment to say why themselves.
     (sleep 5 && kill -KILL "${!index_of[@]}") &>/dev/null &
 done

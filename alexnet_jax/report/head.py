@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 
 from alexnet_jax.console import duration
+from alexnet_jax.errors import printable
 from alexnet_jax.experiment import make_network
 from alexnet_jax.report.document import named, table
-from alexnet_jax.report.run import Run, differences, printable
+from alexnet_jax.report.run import Run, differences
 from alexnet_jax.step import parameter_shapes
 
 

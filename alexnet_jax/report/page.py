@@ -11,7 +11,7 @@ from alexnet_jax import device, experiment, inputs, workdir
 from alexnet_jax.checkpoint import newest_step
 from alexnet_jax.data.files import replaced
 from alexnet_jax.data.images import Source
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, printable
 from alexnet_jax.inference import nearest
 from alexnet_jax.metrics import damaged_lines, read_metrics
 from alexnet_jax.report import answers, curves, kernels, mistakes, neighbours
@@ -20,7 +20,7 @@ from alexnet_jax.report.head import head, title_of
 from alexnet_jax.report.images import choose, decoded
 from alexnet_jax.report.kernels import FirstLayer
 from alexnet_jax.report.mistakes import Outcomes
-from alexnet_jax.report.run import Run, names_of, printable, training_images
+from alexnet_jax.report.run import Run, names_of, training_images
 from alexnet_jax.report.trained import Trained
 
 EXAMPLES, QUERIES = 8, 5  # images of Figure 4, as in the paper

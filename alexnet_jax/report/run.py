@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import FIELDS, Change
+from alexnet_jax.errors import printable
 from alexnet_jax.values import flat
 
 ERROR, VALIDATION_ERROR = "train/top1_error", "validation/top1_error"
@@ -116,12 +117,6 @@ def names_of(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(set(parts)):
             break
     return names
-
-
-def printable(text: str) -> str:
-    """Text in which undecodable bytes and control characters are question marks."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def differences(run: Run, first: Run) -> dict[str, str]:

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from made_up import made_up
 
+from alexnet_jax.errors import InputError, printable
 from alexnet_jax.report.run import (
     differences,
     names_of,
-    printable,
     training_images,
 )
 
@@ -64,6 +64,7 @@ def test_names_tell_runs_apart():
     assert names_of([one, one]) == ["0", "0"]
     assert names_of([Path("/"), Path("/a")]) == ["/", "a"]
     assert printable("caf\udce9\n<b>") == "caf\ufffd?<b>"
+    assert str(InputError("a\n\x1b[2Jb: no such file")) == "a ?[2Jb: no such file"
 
 
 def test_configs_are_compared_key_by_key():
