@@ -1,6 +1,7 @@
 """One training step, a pure function of (state, batch)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -171,30 +172,48 @@ def training_pixels(
     Returns:
         (B, side, side, 3).
     """
-
-    def crop(image, corner) -> jax.Array:
-        y, x = jnp.asarray(corner, jnp.int32)
-        return jax.lax.dynamic_slice(image, (y, x, jnp.int32(0)), (side, side, 3))
-
-    flip = batch["flip"][:, None, None, None]
-
-    def reflected(x: jax.Array) -> jax.Array:
-        return jnp.where(flip, x[:, :, ::-1], x)
-
-    def crops(images, corners) -> jax.Array:
-        return jax.vmap(crop)(images, corners).astype(mean_image.dtype)
-
-    def in_bfloat16(images, corners) -> jax.Array:
-        # Exact for levels up to 255. A TPU would lay all bytes of the batch out anew
-        # for each of its crops: 49 ms for 128 on a v5e by its compiler, this way 3.
-        return crops(images.astype(jnp.bfloat16), corners)
-
-    pixels = by_target(batch["image"], batch["crop"], default=crops, tpu=in_bfloat16)
-    if mean_at == "crop":
-        mean = jax.vmap(crop, (None, 0))(mean_image, batch["crop"])
-        pixels = reflected(pixels - mean)
-    else:
+    arrays = (batch["image"], batch["crop"], batch["flip"], mean_image)
+    moving = mean_at == "crop"
+    pixels = by_target(
+        *arrays,
+        default=partial(_sliced, side=side, mean_is_cropped=moving),
+        tpu=partial(_selected, side=side, mean_is_cropped=moving),
+    )
+    if not moving:
         margin = (mean_image.shape[0] - side) // 2
-        pixels = reflected(pixels) - crop(mean_image, (margin, margin))
+        pixels -= _crop(mean_image, (margin, margin), side)
     pixels += batch["colour_offset"][:, None, None, :]
     return pixels * batch["scale"][:, None, None, None]
+
+
+def _crop(image, corner, side: int) -> jax.Array:
+    y, x = jnp.asarray(corner, jnp.int32)
+    return jax.lax.dynamic_slice(image, (y, x, jnp.int32(0)), (side, side, 3))
+
+
+def _sliced(images, corners, flips, mean, *, side: int, mean_is_cropped: bool):
+    """Reflected crops, of the images less their mean or of the images alone."""
+    crop = partial(_crop, side=side)
+    pixels = jax.vmap(crop)(images, corners).astype(mean.dtype)
+    if mean_is_cropped:
+        pixels -= jax.vmap(crop, (None, 0))(mean, corners)
+    return jnp.where(flips[:, None, None, None], pixels[:, :, ::-1], pixels)
+
+
+def _selected(images, corners, flips, mean, *, side: int, mean_is_cropped: bool):
+    """The same numbers as products with zeros and ones.
+
+    XLA for TPUs makes a loop over the images of the slices: 2.9 ms for 128 of them on a
+    v5e by its compiler, and these 1.0. In HIGHEST precision they are exact.
+    """
+    at = jnp.arange(side)
+    rows = corners[:, :1] + at
+    columns = corners[:, 1:] + jnp.where(flips[:, None], side - 1 - at, at)
+    of_rows, of_columns = (
+        jax.nn.one_hot(places, size, dtype=mean.dtype)
+        for places, size in zip((rows, columns), images.shape[1:3], strict=True)
+    )
+    images = images.astype(mean.dtype) - (mean if mean_is_cropped else 0)
+    product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    pixels = product("byh,bhwc->bywc", of_rows, images)
+    return product("bxw,bywc->byxc", of_columns, pixels)

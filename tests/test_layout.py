@@ -57,10 +57,10 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 97
+MOST_MODULES = 98
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 7_460,
+    "root and network": 7_660,
     "data": 2_375,
     "prepare": 1_250,
     "report": 1_520,

@@ -176,6 +176,7 @@ def test_convolutions_in_a_loop_have_the_axes_that_xla_is_fast_at():
 POOLED = {55: 27, 27: 13, 13: 6, 6: 3, 32: 16}
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("side", POOLED)
 def test_pooling_and_its_gradient_are_torchs_where_nothing_ties(side):
     # A random order of distinct numbers; all negative, so that a zero would win.
@@ -203,6 +204,7 @@ def test_average_pooling_divides_by_the_pixels_that_are_there(sides):
     np.testing.assert_allclose(ones, 1.0, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("target")
 def test_pooling_of_maps_that_are_no_squares_is_torchs():
     x = np.random.default_rng(4).permutation(2 * 12 * 7 * 3).reshape(2, 12, 7, 3)
 
@@ -215,10 +217,13 @@ def test_pooling_of_maps_that_are_no_squares_is_torchs():
     assert value.shape == (2, 6, 3, 3)
 
 
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize("side", [13, 6])
-def test_every_maximum_takes_the_full_gradient(side):
-    x = np.random.default_rng(1).integers(0, 3, (2, side, side, 2)).astype(np.float32)
-    windows = (2, POOLED[side], POOLED[side], 2)
+@pytest.mark.parametrize(("images", "channels"), [(2, 2), (130, 2), (3, 128)])
+def test_every_maximum_takes_the_full_gradient(side, images, channels):
+    shape = (images, side, side, channels)
+    x = np.random.default_rng(1).integers(0, 3, shape).astype(np.float32)
+    windows = (images, POOLED[side], POOLED[side], channels)
     upstream = np.random.default_rng(2).integers(1, 9, windows).astype(np.float32)
     _, (gradient,) = value_and_gradients(maps.overlapping_pooling, upstream, x)
 
