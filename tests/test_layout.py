@@ -57,10 +57,10 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 97
+MOST_MODULES = 98
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 7_550,
+    "root and network": 7_580,
     "data": 2_365,
     "prepare": 1_250,
     "report": 1_515,
