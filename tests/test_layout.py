@@ -57,10 +57,10 @@ APPS = (
     *("prepare.__main__", "report.__main__", "benchmark.__main__"),
 )
 LONGEST_CHAIN = 8
-MOST_MODULES = 98
+MOST_MODULES = 99
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 7_660,
+    "root and network": 7_700,
     "data": 2_375,
     "prepare": 1_250,
     "report": 1_520,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.network import maps, ops
+from alexnet_jax.network import exchange, maps, ops
 from alexnet_jax.network.convolutions import Padding
 from alexnet_jax.network.layers import Convolution, FullyConnected
 
@@ -204,7 +204,7 @@ class AlexNet(nn.Module):
         if not across or before == self.weighted[-1]:
             return x
         with jax.named_scope(f"exchange_{before}"):
-            return lax.all_gather(x, tuple(across), axis=x.ndim - 1, tiled=True)
+            return exchange.gather(x, across)
 
     def all_examples(self, x: jax.Array) -> jax.Array:
         """Fetch the examples whose fully-connected layers are computed together."""
