@@ -115,10 +115,10 @@ def table(samples: list[Sample]) -> bool:
         return one, other
 
     rss, disk = ([x / 1e6 for x in middle(of)] for of in ("rss", "disk"))
-    # malloc's high-water mark settles within some thousand steps; of the checkpoints
-    # kept, the best one is among the newest or not.
+    # TensorStore loses 43 kB a checkpoint (docs/reliability.md); of the checkpoints kept,
+    # the best one is among the newest or not.
     rows = (  # name, first, last, bound
-        ("resident memory, MB", *rss, rss[0] * 1.03),
+        ("resident memory, MB", *rss, rss[0] * 1.05),
         ("file handles", *middle("handles"), middle("handles")[0] + 2),
         ("threads", *middle("threads"), middle("threads")[0] + 2),
         ("work directory without metrics.jsonl, MB", *disk, disk[0] * 1.5),
