@@ -111,6 +111,7 @@ def test_the_chosen_form_moves_the_fewest_bytes(target, images, operation):
         figures = f"{total / 1e9:.2f} GB, {milliseconds:.2f} ms"
         print(f"\n{target} {operation}: {name}: {figures}")
     chosen = CHOSEN.get(operation, {}).get(target, "kernel")
+    costs.pop("select and scatter", 0)  # gives all to one of several maxima
     assert costs[chosen] == min(costs.values())
 
 
