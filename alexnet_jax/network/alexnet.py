@@ -65,8 +65,8 @@ class AlexNet(nn.Module):
             `LAYERS` are layers with weights; the others are `OPERATIONS`. 'exchange'
             stands before a layer that reads the maps of both towers.
         classes: outputs of the last layer.
-        dtype: of the computation. Parameters, gradients and logits are float32, or
-            float64 where this is float64.
+        dtype: of the computation. Parameters, their gradients and logits are float32
+            (float64 where this is); on a GPU cuDNN rounds a convolution's gradient.
         towers_here: towers on this device; None: all.
         tower_axis: mesh axis over which the towers are spread; None: no mesh.
         fc_axis: mesh axis over which the units of each tower's fully-connected layers
