@@ -180,7 +180,7 @@ def _of_towers_backward(stride, margins, towers, saved, gradient):
 
     # cuDNN sums in float32 and writes the dtype of the maps, so that a replica's
     # gradient is rounded once. For another dtype XLA converts the maps first, and
-    # multiplies at half the speed: 3.6 ms for conv2 to conv5 on an H200 in place of 2.1.
+    # multiplies at half the speed: conv2 to conv5 take 3.6 ms on an H200, not 2.1.
     cuda = partial(grouped, sums=gradient.dtype)
     return device.by_target(
         *saved, gradient, cpu=one_by_one, cuda=cuda, default=grouped
