@@ -168,8 +168,10 @@ def _synsets(folder: Path) -> tuple[tuple[str, ...], dict[int, int]]:
     try:
         # In a process of its own, which a damaged file may kill (SciPy 1.17).
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-            numbers, names = apart.submit(_table, data).result()
-    except Exception as error:  # loadmat raises many kinds
+            numbers, names, complaint = apart.submit(_table, data).result()
+        if complaint:
+            raise ValueError(complaint)
+    except Exception as error:  # also of a process that died
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{KEY}={str(folder)!r}: {META} is not that of ILSVRC2010 ({reason}); "
@@ -181,13 +183,16 @@ def _synsets(folder: Path) -> tuple[tuple[str, ...], dict[int, int]]:
     return classes, {number: label_of[name] for number, name in by_id.items()}
 
 
-def _table(meta: bytes) -> tuple[list[int], list[str]]:
-    """The ILSVRC2010_IDs in meta.mat, and the WordNet ids."""
+def _table(meta: bytes) -> tuple[list[int], list[str], str]:
+    """The ILSVRC2010_IDs in meta.mat, the WordNet ids, and what is wrong with it."""
     from scipy.io import loadmat  # imported here: it takes 0.2 s
 
-    synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-    numbers = [int(number) for number in synsets["ILSVRC2010_ID"]]
-    return numbers, [str(name) for name in synsets["WNID"]]
+    try:
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        numbers = [int(number) for number in synsets["ILSVRC2010_ID"]]
+        return numbers, [str(name) for name in synsets["WNID"]], ""
+    except Exception as error:  # many kinds, which hold parts of the file: text is sent
+        return [], [], str(error) or type(error).__name__
 
 
 def _truth(folder: Path, split: Split, by_id: dict[int, int]) -> list[int]:
@@ -210,6 +215,8 @@ def _read_devkit(folder: Path, name: str) -> bytes:
     try:
         with tarfile.open(folder / DEVKIT) as devkit:
             for info in devkit:
+                if info.size < 0:  # it would be read for ever
+                    raise tarfile.TarError(f"{info.name} has {info.size} bytes")
                 if info.offset_data + info.size > DEVKIT_BYTES:
                     raise tarfile.TarError(f"unpacks to over {DEVKIT_BYTES:,} bytes")
                 if info.isreg() and PurePosixPath(info.name).name == name:

@@ -283,6 +283,14 @@ def test_single_pictures_may_be_compressed(tmp_path):
     assert found == [picture, picture, packed[:-9]]
 
 
+def test_a_devkit_whose_members_go_round_is_refused(of_2010):
+    member = tarfile.TarInfo("data/readme.txt")
+    member.size = -tarfile.BLOCKSIZE  # the next one is itself
+    devkit = of_2010 / "ILSVRC2010_devkit-1.0.tar.gz"
+    devkit.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(9_000)))
+    refused(of_2010, Split.VALIDATION, devkit.name, "readme.txt has -512 bytes")
+
+
 def test_ilsvrc2010_needs_its_devkit(of_2010):
     devkit = of_2010 / "ILSVRC2010_devkit-1.0.tar.gz"
     with tarfile.open(devkit) as tar:
