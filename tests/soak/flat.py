@@ -115,8 +115,8 @@ def table(samples: list[Sample]) -> bool:
         return one, other
 
     rss, disk = ([x / 1e6 for x in middle(of)] for of in ("rss", "disk"))
-    # TensorStore loses 43 kB a checkpoint (docs/reliability.md). Of the checkpoints that
-    # are kept, the best one is among the newest or not.
+    # TensorStore loses 43 kB a checkpoint (docs/reliability.md). Of the checkpoints
+    # kept, the best one is among the newest or not.
     rows = (  # name, first, last, bound
         ("resident memory, MB", *rss, rss[0] * 1.05),
         ("file handles", *middle("handles"), middle("handles")[0] + 2),
