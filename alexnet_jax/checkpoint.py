@@ -93,6 +93,8 @@ class Checkpoints:
         self._chosen, self.best_error = manifest.choose(
             directory, best=best, reads_all=keep is not None, skip=skip_damaged
         )
+        if keep is not None:
+            manifest.clear(directory, keep)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             # Separate items, so that evaluation reads a third of the bytes.

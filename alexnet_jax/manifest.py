@@ -9,6 +9,7 @@ array are restored as other weights (`pytest -n0 -s tests/test_manifest.py`).
 import hashlib
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,23 @@ def choose(
         processes.meet("damaged checkpoints")
     least = min((errors[step] for step in order), default=math.inf)
     return next(iter(order), None), least
+
+
+def clear(checkpoints: Path, keep: int) -> None:
+    """Delete what a killed process was about to: neither among the newest nor the best.
+
+    Orbax deletes when it saves, and a training killed behind its last checkpoint saves
+    no more.
+    """
+    processes.meet("checkpoints to clear")  # all have read their errors
+    if processes.first():
+        errors = {
+            step: _error(checkpoints / str(step)) for step in steps_in(checkpoints)
+        }
+        for step in list(errors)[keep:]:
+            if errors[step] > min(errors.values()):
+                shutil.rmtree(checkpoints / str(step))
+    processes.meet("checkpoints cleared")
 
 
 def damaged(folder: Path, reason: str) -> str:

@@ -5,13 +5,20 @@ import jax
 import numpy as np
 import pytest
 from apps import refusal
-from runs import contents, copy_of_finished_run, finished_run, tiny_flags
+from runs import (
+    contents,
+    copy_of_finished_run,
+    finished_run,
+    tiny_config,
+    tiny_flags,
+)
 from small import small_network
 
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.errors import InputError, NonFiniteError
 from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.step import initial_params, state_of
+from alexnet_jax.train import train
 
 OPTIMIZER = momentum_with_decay(0.9, 0.0005)
 
@@ -130,6 +137,24 @@ def test_reading_needs_a_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="holds no complete checkpoint"):
         Checkpoints(tmp_path / "checkpoints").restore_params({})
+
+
+def test_what_a_kill_left_to_be_deleted_is_deleted_at_the_next_start(tmp_path):
+    run = copy_of_finished_run(tmp_path / "run")
+    before = contents(run / "checkpoints")
+    kept = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    for name in ("1", "2"):  # neither the best nor new; of one, half is gone
+        shutil.copytree(kept[0], run / "checkpoints" / name)
+        (run / "checkpoints" / name / "metrics" / "metrics").write_text(
+            '{"top1_error": 0.99}'
+        )
+        (run / "checkpoints" / name / "manifest.json").unlink()
+    (run / "checkpoints" / "1" / "_CHECKPOINT_METADATA").unlink()
+    shutil.rmtree(run / "checkpoints" / "1" / "rest")
+    Checkpoints(run / "checkpoints").close()  # which only reads
+    assert (run / "checkpoints" / "1").is_dir()
+    assert train(tiny_config(), run) is None  # nothing is left to train
+    assert contents(run / "checkpoints") == before
 
 
 def test_a_device_without_room_is_no_damaged_checkpoint(monkeypatch):
