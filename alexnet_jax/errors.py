@@ -3,8 +3,13 @@
 
 def printable(text: str) -> str:
     """Text in which control characters and undecodable bytes are question marks."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return _one_line(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def _one_line(text: str) -> str:
+    """Text without control characters; undecodable bytes of a file's name are kept."""
+    kept = (c.isprintable() or "\ud800" <= c <= "\udfff" for c in text)
+    return "".join(c if keep else "?" for c, keep in zip(text, kept, strict=True))
 
 
 class InputError(ValueError):
@@ -19,7 +24,7 @@ class InputError(ValueError):
     def __init__(self, line: object):
         """Line breaks become spaces, and other control characters question marks."""
         parts = (part.strip() for part in str(line).splitlines())
-        super().__init__(printable(" ".join(parts)))
+        super().__init__(_one_line(" ".join(parts)))
 
 
 class NonFiniteError(InputError):

@@ -23,7 +23,7 @@ from runs import (
     weights,
 )
 
-from alexnet_jax import experiment
+from alexnet_jax import schedules
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.files import locked
 from alexnet_jax.errors import InputError, NonFiniteError
@@ -154,7 +154,7 @@ PLATEAU = {
 def test_the_plateau_is_remembered(tmp_path, monkeypatch):
     """Five validations and three drops, where any error counts as below chance."""
     config = tiny_config(PLATEAU)
-    monkeypatch.setattr(experiment, "chance_error", lambda classes, images: 1.0)
+    monkeypatch.setattr(schedules, "chance_error", lambda classes, images: 1.0)
     train(config, tmp_path / "whole")
     whole = logged(tmp_path / "whole")
     validated = [line for line in whole if "validation/top1_error" in line]

@@ -65,6 +65,7 @@ def test_names_tell_runs_apart():
     assert names_of([Path("/"), Path("/a")]) == ["/", "a"]
     assert printable("caf\udce9\n<b>") == "caf\ufffd?<b>"
     assert str(InputError("a\n\x1b[2Jb: no such file")) == "a ?[2Jb: no such file"
+    assert str(InputError("caf\udce9")) == "caf\udce9"  # as the file is named
 
 
 def test_configs_are_compared_key_by_key():
