@@ -20,7 +20,7 @@ def response_normalisation(
 
     Args:
         arrays: x; or x and an upstream gradient, for the gradient with respect to x.
-        depth: as for `normalisation.response_normalisation`, as are the others.
+        depth: as for `maps.response_normalisation`, as are the others.
         k: see there.
         alpha: see there.
         beta: see there.
