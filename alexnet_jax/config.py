@@ -121,6 +121,8 @@ SECTIONS: Mapping[str, Mapping[str, Field]] = {
                               "(code)", whole(1)),
         "spatial_alpha": Field(N.spatial_alpha, "of 'normalise_within_maps' (code)",
                                number(0)),
+        "batch_group": Field(N.batch_group, "images that 'batch_normalise' takes "
+                             "together", whole(2)),
         "stddevs": Field(N.stddevs, "conv1 to fc8 (§5); code: 0.03 in conv3 to conv5",
                          each(number(0))),
         "biases": Field(N.biases, "conv1 to fc8 (§5)", each(number(-1e9))),
@@ -235,6 +237,7 @@ ADDED = (  # to the fields of 590dde5 and before; at these values nothing change
     *("start.checkpoint", "start.fresh", "start.statistics", "dataset.held_out"),
     *("log_to", "log_norms_every_steps"),
     *("optimizer.trust", "optimizer.power", "optimizer.warmup_epochs"),
+    "network.batch_group",
 )
 
 

@@ -255,13 +255,17 @@ def ending(folder: Path) -> str:
 
 
 def parameter_table(params: Any, layers: Sequence[str]) -> str:
-    """Layer, kernel shape and number of parameters, a line each, and their sum."""
+    """Layer, kernel shape and number of parameters, a line each, and their sum.
+
+    What batch normalisation keeps is counted with the biases.
+    """
     rows, total = [f"{'layer':8}{'kernel':>18}{'weights':>14}{'biases':>8}"], 0
     for layer in layers:
-        kernel, bias = params[layer]["kernel"], params[layer]["bias"]
+        kernel = params[layer]["kernel"]
+        biases = sum(own.size for own in params[layer].values()) - kernel.size
         shape = "×".join(map(str, kernel.shape))
-        rows.append(f"{layer:8}{shape:>18}{kernel.size:14,}{bias.size:8,}")
-        total += kernel.size + bias.size
+        rows.append(f"{layer:8}{shape:>18}{kernel.size:14,}{biases:8,}")
+        total += kernel.size + biases
     return "\n".join([*rows, f"{total:,} parameters"])
 
 

@@ -222,6 +222,18 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     return optimizer.momentum_with_decay(c.momentum, c.weight_decay, by_layer, c.trust)
 
 
+def _check_groups(config: ConfigDict, network: AlexNet, mesh: Mesh) -> None:
+    """Batch normalisation takes images together that one device computes at once."""
+    replicas = mesh.size // mesh.shape[parallel.TOWER]
+    together = config.batch_size // (replicas * config.accumulation)
+    if network.batch_normalised and together % network.batch_group:
+        raise InputError(
+            f"network.batch_group={network.batch_group}: does not divide the {together}"
+            " images that a device computes together; change it, batch_size, mesh.data "
+            "or accumulation"
+        )
+
+
 class Program(NamedTuple):
     """The training of a network on a mesh, ready to be called or only compiled."""
 
@@ -249,6 +261,7 @@ class Program(NamedTuple):
 def make_program(config: ConfigDict, classes: int, mesh: Mesh) -> Program:
     """The training of a config on a mesh of `make_mesh`."""
     network, rule = make_network(config, classes), make_optimizer(config)
+    _check_groups(config, network, mesh)
     crop, size = config.augment.crop, config.dataset.image_size
 
     def initial_state() -> step.State:

@@ -12,6 +12,9 @@ from alexnet_jax import device
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import one_of
 
+# Which learning rate a parameter has; averages of batch normalisation have none.
+RATE = {"kernel": "kernel", "bias": "bias", "scale": "bias"}
+
 
 def momentum_with_decay(
     momentum: float,
@@ -47,7 +50,8 @@ def momentum_with_decay(
     in_proportion = optax.scale_by_trust_ratio(trust_coefficient=trust)
 
     def update(gradients, state, params, *, rates):
-        def velocity(path, v, w, gradient, rate):
+        def velocity(path, v, w, gradient):
+            rate = rate_of(path, rates)
             own = (by_layer or {}).get(path[0].key, weight_decay)
             decay = own if path[-1].key == "kernel" else 0.0
             change = gradient + decay * w
@@ -61,14 +65,31 @@ def momentum_with_decay(
             return device.by_target(v, cpu=barrier, default=lambda v: v)
 
         velocities = jax.tree_util.tree_map_with_path(
-            velocity, state.trace, params, gradients, dict(rates)
+            velocity, state.trace, params, gradients
         )
-        steps = jax.tree.map(
-            lambda v, rate: jnp.where(rate == 0, 0, v), velocities, dict(rates)
-        )
-        return steps, optax.TraceState(trace=velocities)
+        return moves(velocities, rates), optax.TraceState(trace=velocities)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def moves(velocities: Any, rates: Any) -> Any:
+    """What §5 adds to the weights: the velocities, and 0 where the rate is 0."""
+
+    def move(path, v):
+        return jnp.where(rate_of(path, rates) == 0, 0, v)
+
+    return jax.tree_util.tree_map_with_path(move, velocities)
+
+
+def rate_of(path: Any, rates: Any) -> Any:
+    """The learning rate of a parameter; 0 for those that are not learnt.
+
+    Args:
+        path: of the parameter in {layer: {'kernel', 'bias', …}}.
+        rates: {layer: {'kernel', 'bias'}}.
+    """
+    own = RATE.get(path[-1].key)
+    return rates[path[0].key][own] if own else 0.0
 
 
 def read_layer_decays(

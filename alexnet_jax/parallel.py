@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.network.layers import AVERAGES
 
 DATA, FC, TOWER = "data", "fc", "tower"
 
@@ -228,7 +229,7 @@ def evaluation_forward(
     return forward
 
 
-def training_forward(network: nn.Module, mesh: Mesh) -> Callable[..., jax.Array]:
+def training_forward(network: nn.Module, mesh: Mesh) -> Callable[..., Any]:
     """The same with dropout, for gradients with respect to `replicas`.
 
     Differentiate outside of it: the gradients are then those of the global loss,
@@ -236,22 +237,40 @@ def training_forward(network: nn.Module, mesh: Mesh) -> Callable[..., jax.Array]
 
     Returns:
         forward(replicas, pixels (B, H, W, 3), rows int32 (B,), key) → logits
-        (B, classes), where rows are positions in the global batch.
+        (B, classes), where rows are positions in the global batch; and the means over
+        the batch of what `layers.AVERAGES` follow, {} without batch normalisation.
     """
     local, examples = on_this_device(network, mesh), P(example_axes(mesh))
-
+    specs = parameter_specs(network, mesh)
     replica_specs = jax.tree.map(
-        lambda spec: P(_replica_axes(mesh, spec), *spec), parameter_specs(network, mesh)
+        lambda spec: P(_replica_axes(mesh, spec), *spec), specs
     )
+    statistics_specs = {
+        layer: {name: specs[layer][name] for name in AVERAGES}
+        for layer in network.batch_normalised
+    }
 
     @jax.shard_map(
         mesh=mesh,
         in_specs=(replica_specs, examples, P(DATA), P()),
-        out_specs=examples,
+        out_specs=(examples, statistics_specs),
     )
     def forward(replicas, pixels, rows, key):
         params = jax.tree.map(lambda replica: replica[0], replicas)
         pixels = lax.pcast(pixels, TOWER, to="varying")
-        return local.apply({"params": params}, pixels, rows, rngs={"dropout": key})
+        logits, left = local.apply(
+            {"params": params},
+            pixels,
+            rows,
+            rngs={"dropout": key},
+            mutable=["statistics"],
+        )
+        # XLA reduces these together with the gradients.
+        statistics = jax.tree.map(
+            lambda own, spec: lax.pmean(own, _replica_axes(mesh, spec)),
+            dict(left.get("statistics", {})),
+            statistics_specs,
+        )
+        return logits, statistics
 
     return forward

@@ -11,10 +11,12 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from alexnet_jax import parallel
+from alexnet_jax import optimizer, parallel
 from alexnet_jax.device import by_target
 from alexnet_jax.metrics import Sums, score
 from alexnet_jax.network.alexnet import AlexNet
+
+KEPT = 0.9  # of an average of batch normalisation, in a step
 
 
 @flax.struct.dataclass
@@ -85,15 +87,15 @@ def make_train_step(
 
         def share_of_loss(replicas, examples: dict):
             pixels = training_pixels(examples, mean_image, side, mean_at)
-            logits = forward(replicas, pixels, examples["row"], dropout_key)
+            logits, seen = forward(replicas, pixels, examples["row"], dropout_key)
             log_probs = jax.nn.log_softmax(logits)
             sums = score(log_probs, examples["label"], examples["weight"])
-            return sums.loss / images, sums
+            return sums.loss / images, (sums, seen)
 
         replicas, add_up = jax.vjp(
             lambda params: parallel.replicas(network, mesh, params), state.params
         )
-        replica_gradients, sums = _summed(
+        replica_gradients, (sums, seen) = _summed(
             lambda examples: jax.grad(share_of_loss, has_aux=True)(replicas, examples),
             parallel.micro_batches(mesh, batch, micro_batches),
         )
@@ -102,10 +104,30 @@ def make_train_step(
             gradients, state.opt_state, state.params, rates=rates
         )
         params = optax.apply_updates(state.params, moves)
+        params = averaged(params, seen, micro_batches)
         after = State(state.step + 1, params, opt_state, state.sums + sums)
         return after, sums.loss / images
 
     return train_step
+
+
+def averaged(params: Any, seen: Any, micro_batches: int) -> Any:
+    """Let the averages of batch normalisation follow the statistics of a batch.
+
+    Args:
+        params: {layer: {'kernel', 'bias', …}}.
+        seen: {layer: {'mean', 'variance'}}, sums over the micro-batches.
+        micro_batches: their number.
+    """
+
+    def follow(average, seen):
+        return KEPT * average + (1 - KEPT) / micro_batches * seen
+
+    moved = {
+        layer: {name: follow(params[layer][name], own[name]) for name in own}
+        for layer, own in seen.items()
+    }
+    return {layer: own | moved.get(layer, {}) for layer, own in params.items()}
 
 
 def _summed(function: Callable[[Any], Any], micro_batches: Any) -> Any:
@@ -132,7 +154,7 @@ def norms(params: Any, velocities: Any, rates: Any) -> dict[str, jax.Array]:
     Returns:
         {'norm/conv1/kernel', …, 'update_norm/conv1/kernel', …}.
     """
-    moves = jax.tree.map(lambda v, rate: jnp.where(rate == 0, 0, v), velocities, rates)
+    moves = optimizer.moves(velocities, rates)
     trees = {"norm": params, "update_norm": moves}
     return {
         name: jnp.sqrt(jnp.sum(jnp.square(array)))

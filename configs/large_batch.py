@@ -4,13 +4,14 @@
         --workdir=runs/large --config.dataset.train=ILSVRC2012/train \
         --config.dataset.validation=ILSVRC2012/val
 
-The network and the augmentation of 2012's code. `accumulation` of two or more computes
-the batch in parts, where a device has no room for its share. Not trained here.
+The network and the augmentation of 2012's code; with ',bn' behind the batch, AlexNet-BN
+(`variants.batch_normalised`). `accumulation` of two or more computes the batch in parts,
+where a device has no room for its share. Not trained here.
 """
 
 from ml_collections import ConfigDict
 
-from configs import paper_2012_code
+from configs import paper_2012_code, variants
 
 BATCHES = (4096, 8192, 16384, 32768)
 RATE = 10.0  # at 4,096 images; it grows with the square root of the batch
@@ -32,9 +33,15 @@ def lars(config: ConfigDict, rate: float) -> ConfigDict:
 
 
 def get_config(batch: str = "4096") -> ConfigDict:
-    """A batch of BATCHES, 100 epochs."""
-    if batch not in map(str, BATCHES):
-        raise ValueError(f"batch {batch!r}: allowed are {', '.join(map(str, BATCHES))}")
+    """A batch of BATCHES, 100 epochs; '8192,bn' is AlexNet-BN's."""
+    images, _, normalisation = batch.partition(",")
+    if images not in map(str, BATCHES) or normalisation not in ("", "bn"):
+        raise ValueError(
+            f"batch {batch!r}: allowed are {', '.join(map(str, BATCHES))}, and each of "
+            "them with ',bn' behind it"
+        )
     config = paper_2012_code.get_config()
-    config.batch_size, config.epochs = int(batch), 100.0
+    if normalisation:
+        variants.batch_normalised(config)
+    config.batch_size, config.epochs = int(images), 100.0
     return lars(config, RATE * (config.batch_size / BATCHES[0]) ** 0.5)

@@ -53,6 +53,17 @@ def no_normalisation(config: ConfigDict) -> None:
     _replace(config, {"normalise": (), "normalise_within_maps": ()})
 
 
+def batch_normalised(config: ConfigDict) -> None:
+    """AlexNet-BN: batch normalisation in place of the paper's (You et al., 2017).
+
+    Of the sums of all layers but the last, ahead of their biases, which start at 0.
+    """
+    no_normalisation(config)
+    hidden = [s for s in config.network.layers[:-1] if s.startswith(("conv", "fc"))]
+    _replace(config, {layer: (layer, "batch_normalise") for layer in hidden})
+    config.network.biases = (0.0,) * len(config.network.biases)
+
+
 def conv2_unnormalised(config: ConfigDict) -> None:
     """Config 167: conv1's normalisation alone."""
     layers = config.network.layers
@@ -243,11 +254,11 @@ def _without(config: ConfigDict, layer: str) -> None:
 VARIANTS = {
     change.__name__: change
     for change in (
-        whole, tanh, logistic, abs_tanh, no_normalisation, conv2_unnormalised,
-        conv2_normalised_before_relu, no_overlap, half, one_tower, no_communication,
-        without_conv1, without_conv2, without_conv3, without_conv4, without_conv5,
-        no_dropout, no_colour_noise, no_crops, crop_227, sixth_convolution,
-        pretrained_2009, pretrained_2011, fine_tuned,
+        whole, tanh, logistic, abs_tanh, no_normalisation, batch_normalised,
+        conv2_unnormalised, conv2_normalised_before_relu, no_overlap, half, one_tower,
+        no_communication, without_conv1, without_conv2, without_conv3, without_conv4,
+        without_conv5, no_dropout, no_colour_noise, no_crops, crop_227,
+        sixth_convolution, pretrained_2009, pretrained_2011, fine_tuned,
     )
 }  # fmt: skip
 

@@ -60,12 +60,12 @@ LONGEST_CHAIN = 8
 MOST_MODULES = 99
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 7_720,
+    "root and network": 7_860,
     "data": 2_375,
     "prepare": 1_255,
     "report": 1_520,
-    "benchmark": 2_235,
-    "weights": 1_000,
+    "benchmark": 2_265,
+    "weights": 1_010,
 }
 
 FILES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]

@@ -24,7 +24,7 @@ from small import (
 from alexnet_jax import device, parallel
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import read_metrics
-from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.network.alexnet import FIGURE_2, AlexNet
 from alexnet_jax.optimizer import momentum_with_decay
 from alexnet_jax.step import (
     State,
@@ -37,10 +37,20 @@ from alexnet_jax.train import train
 from configs import paper_2012_code, quickstart
 
 BATCH = 8
+HIDDEN = ("conv1", "conv3", "conv5", "fc7")  # normalised over a batch
 LAYERS_2012 = tuple(paper_2012_code.get_config().network.layers)
 NETWORK = small_network()
 OF_2012 = small_network(layers=LAYERS_2012)
-NAMES = {NETWORK: "paper", OF_2012: "2012"}
+IN_FOURS = small_network(  # images are normalised
+    layers=tuple(
+        new
+        for stage in FIGURE_2
+        if stage != "normalise"
+        for new in ((stage, "batch_normalise") if stage in HIDDEN else (stage,))
+    ),
+    batch_group=4,
+)
+NAMES = {NETWORK: "paper", OF_2012: "2012", IN_FOURS: "batch normalisation"}
 RATE, OPTIMIZER = 0.01, momentum_with_decay(0.9, 0.0005)
 STEPS = 50
 
@@ -125,6 +135,8 @@ def exact_training(layout: Layout, network: AlexNet):
             losses.append(loss)
             if gradient is None:
                 gradient = jax.device_get(state.opt_state.trace)
+                for own in gradient.values():  # averages have none
+                    own.pop("mean", None), own.pop("variance", None)
         return np.array(losses), gradient, jax.device_get(state.params)
 
 
@@ -141,7 +153,12 @@ def test_the_steps_that_are_compared_change_something():
 
 @pytest.mark.parametrize(
     ("layout", "network"),
-    [*((layout, NETWORK) for layout in LAYOUTS), (Layout(2, 2), OF_2012)],
+    [
+        *((layout, NETWORK) for layout in LAYOUTS),
+        (Layout(2, 2), OF_2012),
+        (Layout(2, 2, fc=2), IN_FOURS),
+        (Layout(1, 1, micro_batches=2), IN_FOURS),
+    ],
     ids=lambda x: str(x) if isinstance(x, Layout) else NAMES[x],
 )
 def test_in_float64_every_layout_computes_what_one_device_does(layout, network):

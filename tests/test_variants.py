@@ -16,6 +16,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.network.shapes import stages, training_flop
 from alexnet_jax.step import parameter_shapes
 from alexnet_jax.values import flat
+from configs import large_batch
 from configs.paper_2012_code import get_config as code_of_2012
 from configs.variants import PUBLISHED, VARIANTS, get_config
 
@@ -35,6 +36,8 @@ COUNTS = dict.fromkeys(VARIANTS, 60_965_224) | {
     "without_conv3": 60_965_224 - 885_120 + 9 * (256 - 192) * 384,
     "without_conv4": 60_965_224 - 663_936,
     "without_conv5": 60_965_224 - 442_624 + 36 * 128 * 4096,
+    # A scale, a mean and a variance of each map and unit.
+    "batch_normalised": 60_965_224 + 3 * (96 + 256 + 384 + 384 + 256 + 2 * 4096),
 }
 PER_CONVOLUTION = ("kernels", "sizes", "strides", "paddings")
 ONE_TOWER = ("one_tower", "half")
@@ -50,7 +53,7 @@ def tiny_variant(name: str, **changes):
     VARIANTS[name](config)
     network, augment = config.network, config.augment
     network.kernels = (8,) * len(network.kernels)
-    network.units = (16, 16)
+    network.units, network.batch_group = (16, 16), 8
     if name == "no_overlap":
         # 72-pixel crops: 17 → 9 → 7 → 4 → 2 → 1 positions with 147's paddings.
         augment.crop, augment.offsets = 72, 1
@@ -151,6 +154,7 @@ def test_a_variant_changes_what_its_name_says_and_nothing_else():
         **{key: {layers} for key in ("tanh", "logistic", "abs_tanh", "no_dropout")},
         **{key: {layers} for key in ("no_normalisation", "conv2_unnormalised")},
         "conv2_normalised_before_relu": {layers},
+        "batch_normalised": {layers, "network.biases"},
         "no_overlap": geometry,
         "half": {"network.towers", "network.kernels"},
         "one_tower": {"network.towers"},
@@ -241,6 +245,7 @@ def full_size(name: str):
         ({"network.layers": ("conv1", "exchange", "relu", "fc6")}, ["'exchange' must"]),
         ({"network.layers": ("conv1", "dropout", "conv2", "fc6")}, ["'dropout' must"]),
         ({"network.layers": ("conv1", "conv1", "fc6")}, ["'conv1' stands there twice"]),
+        ({"network.layers": ("conv1", "relu", "batch_normalise", "fc6")}, ["directly"]),
         ({"network.kernels": (8,) * 6}, ["network.kernels=", "must have 5 entries"]),
     ],
 )
@@ -251,3 +256,20 @@ def test_stages_that_do_not_fit_are_refused_in_one_line(changes, words):
     assert "\n" not in str(refused.value)
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("batch", list(map(str, large_batch.BATCHES)))
+def test_large_batches_have_rates_by_layer_and_either_normalisation(batch):
+    plain, normalised = (large_batch.get_config(batch + kind) for kind in ("", ",bn"))
+    for config in (plain, normalised):
+        experiment.check(config)
+        assert config.batch_size == int(batch)
+        assert config.optimizer.rate == pytest.approx(10 * (int(batch) / 4096) ** 0.5)
+        network = experiment.make_network(config, 1000)
+        assert config.optimizer.trust == 0.001
+        hidden = network.weighted[:-1] if config is normalised else ()
+        assert network.batch_normalised == hidden
+    assert "normalise" not in normalised.network.layers
+    assert plain.network.layers == code_of_2012().network.layers
+    with pytest.raises(ValueError, match="batch '96': allowed are 4096, 8192,"):
+        large_batch.get_config("96")

@@ -16,9 +16,9 @@ import optax
 from alexnet_jax import device
 from alexnet_jax.benchmark import clock
 from alexnet_jax.experiment import Program, make_optimizer
-from alexnet_jax.network.alexnet import DROPOUTS, UNITS
+from alexnet_jax.network.alexnet import BATCH, DROPOUTS, UNITS, AlexNet
 from alexnet_jax.network.convolutions import local_connection
-from alexnet_jax.network.layers import convolution
+from alexnet_jax.network.layers import batch_normalisation, convolution
 from alexnet_jax.network.shapes import Stage, stages
 from alexnet_jax.step import training_pixels
 
@@ -30,6 +30,7 @@ NOUNS = {  # of rows
     "normalise_within_maps": "spatial normalisation",
     "pool": "pooling",
     "average_pool": "average pooling",
+    "batch_normalise": "batch normalisation",
     "inverted_dropout": "inverted dropout",
 }
 
@@ -141,6 +142,8 @@ def operations_of(config: Any, program: Program) -> Iterator[Operation]:
             yield from _products(stage, images, network.dtype, reads_pixels)
         elif stage.name in DROPOUTS:
             yield _dropout(name, alone, x)
+        elif stage.name == BATCH:
+            yield from _both_ways(name, _batch_normalisation(network, x), x)
         elif stage.name not in UNITS:
             yield from _both_ways(name, functools.partial(alone.apply, {}), x)
     yield _update(config, program)
@@ -189,6 +192,14 @@ def _both_ways(name: str, function: Callable, x: Any) -> Iterator[Operation]:
 
     yield Operation(f"{name} forward", function, (x,))
     yield Operation(f"{name} backward", backward, (x, jax.eval_shape(function, x)))
+
+
+def _batch_normalisation(network: AlexNet, x: jax.ShapeDtypeStruct) -> Callable:
+    def normalise(x):
+        return batch_normalisation(x, scale, network.batch_group)[0]
+
+    scale = jnp.ones(x.shape[-1], jnp.promote_types(x.dtype, jnp.float32))
+    return normalise
 
 
 def _dropout(name: str, alone: Any, x: jax.ShapeDtypeStruct) -> Operation:

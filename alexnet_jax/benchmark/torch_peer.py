@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from alexnet_jax.benchmark.clock import Runs, Times
-from alexnet_jax.network.alexnet import DROPOUTS, AlexNet
+from alexnet_jax.network.alexnet import BATCH, DROPOUTS, AlexNet
+from alexnet_jax.network.layers import EPSILON
 
 MODES = {  # how PyTorch computes: channels last, compiled
     "eager": (False, False),
@@ -46,23 +47,24 @@ def make_runs(
     # Weights and velocities stay float32, as ours do.
     rounded = np.dtype(network.dtype).name == "bfloat16"
 
-    def logits(x, drop):
+    def logits(x, drop, trains):
         with torch.autocast(device, torch.bfloat16, enabled=rounded):
-            return forward(tensors, x, drop).float()
+            return forward(tensors, x, drop, trains).float()
 
     def loss(x, y):
         def drop(units, layer):
             return functional.dropout(units, rate) * (1 - rate)
 
-        return functional.cross_entropy(logits(x, drop), y)
+        return functional.cross_entropy(logits(x, drop, True), y)
 
     def probabilities(x):
-        return logits(x, lambda units, layer: units * (1 - rate)).softmax(dim=1)
+        return logits(x, lambda units, layer: units * (1 - rate), False).softmax(dim=1)
 
     if compiled:
         loss, probabilities = torch.compile(loss), torch.compile(probabilities)
     kernels = [own["kernel"] for own in tensors.values()]
     biases = [own["bias"] for own in tensors.values()]
+    biases += [own["scale"] for own in tensors.values() if "scale" in own]
     decaying: dict[str, Any] = {"params": kernels, "weight_decay": 0.0005}
     groups = [decaying, {"params": biases}]
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True)
@@ -174,6 +176,8 @@ def gradients(tensors: Any) -> Any:
     """The gradients of `as_tensors`, in the layout of `alexnet_jax`."""
 
     def array(path: Any, tensor: Any) -> np.ndarray:
+        if tensor.grad is None:  # averages of batch normalisation, in training
+            return np.zeros(tensor.shape, np.float32)
         gradient = tensor.grad.cpu().numpy()
         if _is_local(path):
             return gradient
@@ -189,8 +193,9 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
         network: only its fields are read.
 
     Returns:
-        forward(tensors, pixels (B, 3, H, W), drop) → logits (B, classes), where
-        drop(units, layer) is applied at 'dropout' to the units of that layer.
+        forward(tensors, pixels (B, 3, H, W), drop, trains=False) → logits (B, classes),
+        where drop(units, layer) is applied at 'dropout' to the units of that layer;
+        `trains` is for batch normalisation.
     """
     import torch
     from torch.nn import functional
@@ -256,7 +261,19 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
             kernel = torch.block_diag(*kernel.chunk(groups))
         return functional.linear(x, kernel, bias)
 
-    def forward(tensors, x, drop):
+    def batch_normalise(x, own, trains):
+        # The layer's bias, which x has already, cancels, and is added behind.
+        scale, bias = own["scale"], own["bias"]
+        if trains:
+            norm = partial(functional.batch_norm, training=True, eps=EPSILON)
+            parts = x.split(network.batch_group)
+            return torch.cat([norm(part, None, None, scale, bias) for part in parts])
+        factor = scale * (own["variance"] + EPSILON).rsqrt()
+        offset = bias - (own["mean"] + bias) * factor
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * factor.reshape(shape) + offset.reshape(shape)
+
+    def forward(tensors, x, drop, trains=False):
         groups, layer = 1, ""
         for stage in layers:
             if stage == "exchange":
@@ -264,6 +281,8 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
             elif stage in DROPOUTS:
                 x = drop(x, layer)
                 x = x if stage == "dropout" else x / (1 - network.dropout)
+            elif stage == BATCH:
+                x = batch_normalise(x, tensors[layer], trains)
             elif stage in operations:
                 x = operations[stage](x)
             else:

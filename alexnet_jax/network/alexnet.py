@@ -12,6 +12,7 @@ fetches the examples of the devices that share these layers.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.network import exchange, maps, ops
 from alexnet_jax.network.convolutions import Padding
-from alexnet_jax.network.layers import Convolution, FullyConnected
+from alexnet_jax.network.layers import AVERAGES, Convolution, FullyConnected
 
 FIGURE_2 = (
     # 224×224×3 in both towers                 # what leaves the line, in one tower:
@@ -48,7 +49,8 @@ UNITS: dict[str, Callable[[jax.Array], jax.Array]] = {
 NORMALISATIONS = ("normalise", "normalise_within_maps")
 POOLS = ("pool", "average_pool")
 DROPOUTS = ("dropout", "inverted_dropout")  # inverted: Caffe, PyTorch
-OPERATIONS = (*UNITS, *NORMALISATIONS, *POOLS, *DROPOUTS, "exchange")  # no weights
+BATCH = "batch_normalise"  # of the sums of the layer before it, ahead of its biases
+OPERATIONS = (*UNITS, *NORMALISATIONS, *POOLS, *DROPOUTS, BATCH, "exchange")
 LAYERS = ("conv", "local", "fc")  # how names of layers with weights begin
 
 
@@ -92,6 +94,7 @@ class AlexNet(nn.Module):
     response_range: str = "tower"
     spatial_size: int = 5
     spatial_alpha: float = 0.001 / 25
+    batch_group: int = 128
     stddevs: tuple[float, ...] = (0.01,) * 8
     biases: tuple[float, ...] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
     dropout: float = 0.5
@@ -123,7 +126,7 @@ class AlexNet(nn.Module):
         reads_all = True  # both towers look at the same pixels
         done = ""  # the last layer with weights
         for stage, following in zip(self.layers, (*self.layers[1:], ""), strict=True):
-            if until and done == until and stage not in UNITS:
+            if until and done == until and stage not in (*UNITS, BATCH):
                 break
             match stage:
                 case "exchange":
@@ -143,17 +146,23 @@ class AlexNet(nn.Module):
                     x = x if rows is None else self.drop(x, rows) / (1 - self.dropout)
                 case unit if unit in UNITS:
                     x = UNITS[unit](x)
-                case layer:
-                    x, reads_all = self.layer(layer, reads_all, x), False
-                    done = layer
+                case layer if layer in self.weighted:
+                    x = self.layer(layer, reads_all, x, trains=rows is not None)
+                    reads_all, done = False, layer
         return x
 
-    def layer(self, name: str, reads_all: bool, x: jax.Array) -> jax.Array:
+    def layer(self, name: str, reads_all: bool, x: jax.Array, trains: bool):
         """Apply a layer with weights, the part of it that lives here."""
-        here = self.local_towers
-        index = self.weighted.index(name)
-        stddev, bias = self.stddevs[index], self.biases[index]
-        groups = 1 if reads_all else here
+        here, index = self.local_towers, self.weighted.index(name)
+        how: dict[str, Any] = {
+            "stddev": self.stddevs[index],
+            "bias": self.biases[index],
+            "groups": 1 if reads_all else here,
+            "dtype": self.dtype,
+            "name": name,
+        }
+        if name in self.batch_normalised:
+            how["batch"] = self.batch_group if trains else 0
         if name in self.convolutions:
             conv = self.convolutions.index(name)
             return Convolution(
@@ -161,35 +170,17 @@ class AlexNet(nn.Module):
                 size=self.sizes[conv],
                 stride=self.strides[conv],
                 padding=self.paddings[conv],
-                groups=groups,
-                stddev=stddev,
-                bias=bias,
-                dtype=self.dtype,
                 local=name.startswith("local"),
-                name=name,
+                **how,
             )(x)
         if x.ndim == 4:
             x = self.all_examples(x)
         if name == self.weighted[-1]:
-            logits = FullyConnected(
-                units=self.classes,
-                stddev=stddev,
-                bias=bias,
-                dtype=self.dtype,
-                result=jnp.promote_types(self.dtype, jnp.float32),  # not rounded
-                name=name,
-            )
+            result = jnp.promote_types(self.dtype, jnp.float32)  # not rounded
+            logits = FullyConnected(units=self.classes, result=result, **how)
             return logits(x, combine=self.add_towers)
         units = self.units[index - len(self.convolutions)] * here // self.towers
-        return FullyConnected(
-            units=units // self.fc_parts,
-            stddev=stddev,
-            bias=bias,
-            dtype=self.dtype,
-            result=self.dtype,
-            groups=groups,
-            name=name,
-        )(x)
+        return FullyConnected(units=units // self.fc_parts, result=self.dtype, **how)(x)
 
     def both_towers(self, x: jax.Array, before: str) -> jax.Array:
         """Fetch the other tower's maps: the kernels that follow read all (§3.2).
@@ -269,6 +260,12 @@ class AlexNet(nn.Module):
         return tuple(stage for stage in self.layers if stage not in OPERATIONS)
 
     @property
+    def batch_normalised(self) -> tuple[str, ...]:
+        """Those among them that `BATCH` follows."""
+        following = zip(self.layers, self.layers[1:], strict=False)
+        return tuple(layer for layer, stage in following if stage == BATCH)
+
+    @property
     def convolutions(self) -> tuple[str, ...]:
         """Those among them that make maps, locally connected ones included."""
         return tuple(name for name in self.weighted if not name.startswith("fc"))
@@ -280,7 +277,7 @@ class AlexNet(nn.Module):
         makes. The last layer's is split by its inputs: see `add_towers`.
 
         Returns:
-            {layer: {'kernel': spec, 'bias': spec}}.
+            {layer: {'kernel': spec, 'bias': spec}}, and those of `layers.AVERAGES`.
         """
         tower, fc = self.tower_axis, self.fc_axis
         units = (tower,) if fc is None else (tower, fc)
@@ -290,7 +287,8 @@ class AlexNet(nn.Module):
             "local": {"kernel": maps, "bias": P(None, None, tower)},
             "fc": {"kernel": P(None, units), "bias": P(units)},
         }
-        return {
-            **{n: kinds[k] for n in self.weighted for k in LAYERS if n.startswith(k)},
-            self.weighted[-1]: {"kernel": P(units, None), "bias": P()},
-        }
+        specs = {n: kinds[k] for n in self.weighted for k in LAYERS if n.startswith(k)}
+        for name in self.batch_normalised:
+            by_map = P(units if name.startswith("fc") else tower)
+            specs[name] = {**specs[name], **dict.fromkeys(("scale", *AVERAGES), by_map)}
+        return {**specs, self.weighted[-1]: {"kernel": P(units, None), "bias": P()}}

@@ -25,6 +25,9 @@ from alexnet_jax.network.convolutions import (
     wide,
 )
 
+AVERAGES = ("mean", "variance")  # of the sums of a layer, over the last batches
+EPSILON = 1e-5  # added to a variance
+
 
 def _parameters(module: nn.Module, shape: tuple[int, ...], bias_axes: int = 1):
     """A Gaussian kernel and a constant bias (§5) over the last axis, or all but C."""
@@ -35,11 +38,61 @@ def _parameters(module: nn.Module, shape: tuple[int, ...], bias_axes: int = 1):
     return kernel, module.param("bias", start, (*positions, shape[-1]))
 
 
+def batch_normalisation(
+    sums: jax.Array, scale: jax.Array, group: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Maps (or units) of mean 0 and variance 1 over images (Ioffe and Szegedy, 2015).
+
+    Args:
+        sums: (B, …, K).
+        scale: (K,), a factor behind it.
+        group: images taken together, a divisor of B: where one device has all of a
+            group, the result is the same on every mesh, and nothing is exchanged.
+
+    Returns:
+        The maps, and the means over the groups (K,) of their means and variances.
+    """
+    groups = sums.reshape(-1, group, *sums.shape[1:]).astype(scale.dtype)
+    over = tuple(range(1, groups.ndim - 1))
+    mean = groups.mean(over, keepdims=True)
+    variance = jnp.square(groups - mean).mean(over, keepdims=True)
+    result = _standardised(groups, mean, variance, scale).astype(sums.dtype)
+    mean, variance = (s.reshape(-1, s.shape[-1]).mean(0) for s in (mean, variance))
+    return result.reshape(sums.shape), mean, variance
+
+
+def _standardised(x, mean, variance, scale) -> jax.Array:
+    return (x - mean) * (lax.rsqrt(variance + EPSILON) * scale)
+
+
+def _normalised(module: nn.Module, sums: jax.Array) -> jax.Array:
+    """The sums of a layer, ahead of its bias: `module.batch` says how.
+
+    A training pass leaves what it saw in the collection 'statistics'.
+    """
+    if module.batch is None:
+        return sums
+    dtype = jnp.promote_types(module.dtype, jnp.float32)
+    scale, mean, variance = (
+        module.param(name, nn.initializers.constant(start, dtype), sums.shape[-1:])
+        for name, start in zip(("scale", *AVERAGES), (1.0, 0.0, 1.0), strict=True)
+    )
+    if not module.batch:
+        return _standardised(sums, mean, variance, scale).astype(sums.dtype)
+    sums, *seen = batch_normalisation(sums, scale, module.batch)
+    if module.is_mutable_collection("statistics"):
+        for name, value in zip(AVERAGES, seen, strict=True):
+            module.put_variable("statistics", name, value)
+    return sums
+
+
 class Convolution(nn.Module):
     """Kernels (size, size, channels per group, kernels) and one bias a kernel.
 
     `local`: each position has kernels and biases of its own, (H', W',
     size · size · channels per group, kernels) and (H', W', kernels).
+    `batch`: images whose sums are normalised together in training, or 0, by the
+    averages, in a test pass; None: the layer has no batch normalisation.
     """
 
     kernels: int
@@ -51,6 +104,7 @@ class Convolution(nn.Module):
     bias: float
     dtype: jnp.dtype
     local: bool = False
+    batch: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -73,14 +127,14 @@ class Convolution(nn.Module):
             shape = (self.size, self.size, channels, self.kernels)
             kernel, bias = _parameters(self, shape)
             x = convolution(x, kernel, **how)
-        return _add_bias(x, bias)
+        return _add_bias(_normalised(self, x), bias)
 
 
 class FullyConnected(nn.Module):
     """Kernel (inputs per group, units) and one bias a unit.
 
     The inputs of a group are in height, width, channel order; units of a group are
-    contiguous and read the inputs of that group alone.
+    contiguous and read the inputs of that group alone. `batch` as in `Convolution`.
     """
 
     units: int
@@ -89,6 +143,7 @@ class FullyConnected(nn.Module):
     dtype: jnp.dtype
     result: jnp.dtype
     groups: int = 1
+    batch: int | None = None
 
     @nn.compact
     def __call__(
@@ -105,7 +160,8 @@ class FullyConnected(nn.Module):
         products = [
             _product(x[:, group], own, self.result) for group, own in enumerate(kernels)
         ]
-        return _add_bias(combine(jnp.concatenate(products, axis=-1)), bias)
+        x = combine(jnp.concatenate(products, axis=-1))
+        return _add_bias(_normalised(self, x), bias)
 
 
 def convolution(

@@ -13,6 +13,7 @@ import numpy as np
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import AlexNet
+from alexnet_jax.network.layers import AVERAGES, EPSILON
 from alexnet_jax.network.shapes import Stage, stages
 
 Tensors = dict[str, np.ndarray]
@@ -64,8 +65,18 @@ def as_params(found: Found, network: AlexNet, side: int, source: str) -> Tensors
 
 
 def with_outputs_first(params: Tensors, network: AlexNet, side: int) -> Tensors:
-    """{'conv1.weight': …, 'conv1.bias': …} of {'conv1.kernel': …, 'conv1.bias': …}."""
-    tensors = {}
+    """{'conv1.weight': …, 'conv1.bias': …} of {'conv1.kernel': …, 'conv1.bias': …}.
+
+    Batch normalisation, which in a test pass is a factor and an offset of every map,
+    becomes a part of them.
+    """
+    tensors, params = {}, dict(params)
+    for layer in network.batch_normalised:
+        deviation = np.sqrt(params[f"{layer}.variance"] + EPSILON)
+        factor = params[f"{layer}.scale"] / deviation
+        params[f"{layer}.kernel"] = params[f"{layer}.kernel"] * factor
+        offset = params[f"{layer}.mean"] * factor
+        params[f"{layer}.bias"] = params[f"{layer}.bias"] - offset
     for stage in with_weights(network, side):
         kernel = outputs_first(params[f"{stage.name}.kernel"], stage)
         tensors[f"{stage.name}.weight"] = np.ascontiguousarray(kernel)
@@ -90,6 +101,9 @@ def shapes(
             kernel = (outputs, inputs, *sides)
         of[f"{stage.name}.{'weight' if outputs_first else 'kernel'}"] = kernel
         of[f"{stage.name}.bias"] = stage.output if stage.local else stage.output[-1:]
+        if stage.name in network.batch_normalised:
+            more = (f"{stage.name}.{name}" for name in ("scale", *AVERAGES))
+            of |= dict.fromkeys(more, stage.output[-1:])
     return of
 
 

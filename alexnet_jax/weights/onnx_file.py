@@ -145,7 +145,7 @@ def _stage(
             return _pool(graph, x, stage, network)
         case "dropout":
             return graph.add("Mul", x, graph.constant(np.float32(1 - network.dropout)))
-        case "inverted_dropout":
+        case "inverted_dropout" | "batch_normalise":  # see layout.with_outputs_first
             return x
     weight = tensors[f"{stage.name}.weight"]
     bias = graph.constant(tensors[f"{stage.name}.bias"], f"{stage.name}.bias")

@@ -164,6 +164,8 @@ def make_module(
     for place, stage in enumerate(network["layers"]):
         if stage == "exchange":
             groups = 1
+        elif stage == "batch_normalise":
+            continue  # it is a part of the weights that `convert` wrote
         elif stage in operations:
             modules[f"{layer}_{stage}_{place}"] = operations[stage]()
             if stage in ("pool", "average_pool"):

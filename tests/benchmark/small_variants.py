@@ -1,4 +1,4 @@
-"""Five small networks, each of which changes one thing, and `small_network` itself."""
+"""Six small networks, each of which changes one thing, and `small_network` itself."""
 
 from runs import tiny_config
 
@@ -20,6 +20,10 @@ VARIANTS = {  # attributes of AlexNet
         "biases": (0.1,) * 9,
     },
     "one_tower": {"towers": 1},
+    "batch_normalised": {
+        "layers": ("conv1", "batch_normalise", "relu", *FIGURE_2[3:]),
+        "batch_group": 2,
+    },
     "pooling_2_2": {"pool_size": 2, "pool_stride": 2},
 }
 

@@ -90,6 +90,9 @@ FULL = [
 ]
 NAMES = dict.fromkeys(VARIANTS, CONV + FULL)
 NAMES["no_normalisation"] = [n for n in CONV + FULL if "normalisation" not in n]
+NAMES["batch_normalised"] = [
+    name.replace("conv1 norm", "conv1 batch norm") for name in CONV + FULL
+]
 NAMES["sixth_convolution"] = CONV + products("conv6") + FULL
 
 

@@ -45,6 +45,7 @@ CHANGES = {
     "logistic": variants.logistic,
     "abs_tanh": variants.abs_tanh,
     "local": _local,
+    "batch_normalised": variants.batch_normalised,
     "average": _average,
 }
 
@@ -89,6 +90,8 @@ def small_network(name: str) -> tuple[AlexNet, int, dict, np.ndarray]:
         if not params:
             deviation /= 50  # the first layer sees grey levels
         params[tensor] = rng.normal(0, deviation, shape).astype("f4")
+        if tensor.endswith("variance"):
+            params[tensor] = rng.uniform(0.5, 2, shape).astype("f4")
 
     images, mean = drawings(IMAGES, side + MARGIN), mean_image(side + MARGIN)
     centre = slice(MARGIN // 2, MARGIN // 2 + side)
