@@ -4,9 +4,9 @@
         --workdir=runs/large --config.dataset.train=ILSVRC2012/train \
         --config.dataset.validation=ILSVRC2012/val
 
-The network and the augmentation of 2012's code; with ',bn' behind the batch, AlexNet-BN
-(`variants.batch_normalised`). `accumulation` of two or more computes the batch in parts,
-where a device has no room for its share. Not trained here.
+The network and the augmentation of 2012's code; with ',bn' behind the batch that of
+AlexNet-BN (`variants.batch_normalised`). `accumulation` of two or more computes a batch
+in parts, where a device has no room for its share. Not trained here.
 """
 
 from ml_collections import ConfigDict
