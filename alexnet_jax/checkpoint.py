@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from logging import WARNING, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
+from orbax.checkpoint import checkpoint_managers as rules
 
 from alexnet_jax import manifest
 from alexnet_jax.errors import InputError, NonFiniteError
@@ -26,6 +28,9 @@ from alexnet_jax.step import State
 
 # In the complaints of a read or write that Orbax has abandoned.
 ABANDONED = ("Event loop is closed", "Encountered error while reading array")
+
+# Orbax warns of what it makes of `read_only`.
+getLogger("absl").addFilter(lambda r: r.levelno > WARNING or "orbax" not in r.pathname)
 
 
 def _failure_named(write: Callable[..., None]) -> Callable[..., None]:
@@ -95,6 +100,13 @@ class Checkpoints:
         )
         if keep is not None:
             manifest.clear(directory, keep)
+        best_one = rules.BestN(
+            get_metric_fn=_validation_error,
+            reverse=True,  # the least error is the best
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        kept = rules.AnyPreservationPolicy([rules.LatestN(keep), best_one])
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             # Separate items, so that evaluation reads a third of the bytes.
@@ -105,24 +117,16 @@ class Checkpoints:
             },
             options=ocp.CheckpointManagerOptions(
                 best_fn=_validation_error,  # else Orbax writes no metrics
-                preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
-                    [
-                        ocp.checkpoint_managers.LatestN(keep),
-                        ocp.checkpoint_managers.BestN(
-                            get_metric_fn=_validation_error,
-                            reverse=True,  # the least error is the best
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
+                preservation_policy=kept,
                 read_only=keep is None,
                 lightweight_initialize=keep is None,  # reads no metrics
                 cleanup_tmp_directories=keep is not None,  # a kill left them
                 async_options=ocp.options.AsyncOptions(
                     # In the first process, when all have written and before the folder
                     # gets its final name: it is complete with its manifest only.
-                    post_finalization_callback=self._write_manifest
+                    post_finalization_callback=lambda: manifest.write_manifest(
+                        self._saving, self._run
+                    )
                 ),
             ),
         )
@@ -131,9 +135,6 @@ class Checkpoints:
     def newest(self) -> int | None:
         """Steps done in the newest complete checkpoint, None where there is none."""
         return self._manager.latest_step()
-
-    def _write_manifest(self) -> None:
-        manifest.write_manifest(self._saving, self._run)
 
     @_failure_named
     def save(
@@ -200,11 +201,9 @@ class Checkpoints:
                 f"start.checkpoint={self._directory.parent}: {'; '.join(different)}; "
                 "name these layers in start.fresh, or start from another checkpoint"
             )
-        device = jax.local_devices()[0]
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         others = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(
-                a.shape, a.dtype, sharding=jax.sharding.SingleDeviceSharding(device)
-            ),
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
             {layer: own for layer, own in tree.items() if layer not in like},
         )
         restored = self._read({**others, **like}).params

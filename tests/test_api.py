@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from apps import ROOT
 from nbclient import NotebookClient
+from runs import finished_run
 
 import alexnet_jax
 
@@ -32,6 +33,12 @@ def run(*words: str, **options) -> subprocess.CompletedProcess:
 def test_importing_parses_no_flags_and_starts_no_device():
     done = run("-c", NAMES, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_loading_a_run_prints_nothing():
+    words = f"import alexnet_jax; alexnet_jax.load_run({str(finished_run())!r})"
+    done = run("-c", words, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_every_name_is_documented():
