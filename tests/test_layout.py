@@ -60,11 +60,11 @@ LONGEST_CHAIN = 8
 MOST_MODULES = 99
 LONGEST_MODULE = 300
 MOST_LINES = {
-    "root and network": 7_860,
+    "root and network": 7_885,
     "data": 2_375,
     "prepare": 1_255,
     "report": 1_520,
-    "benchmark": 2_265,
+    "benchmark": 2_280,
     "weights": 1_010,
 }
 

@@ -27,7 +27,6 @@ from alexnet_jax.step import initial_params
 ROUNDS, VIEWS = 3, 10
 GREY = 118  # the mean of all pixels
 SAMPLE, ENDLESS = 1000, 1 << 22  # images, which are read over and over
-MODES = {name: torch_peer.MODES[name] for name in ("eager", "channels_last")}
 
 
 def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def start_peer(
     crop: int,
     platform: str,
 ) -> clock.Runs:
-    """The same in PyTorch: a run for each of `MODES`, of so many batches.
+    """The same in PyTorch: a run for each mode, of so many batches.
 
     Args:
         network: only its fields are read.
@@ -141,9 +140,9 @@ def start_peer(
     import torch
 
     device = "cuda" if platform == "gpu" and torch.cuda.is_available() else "cpu"
-    answer, rounded = make_answer(network, crop), np.dtype(network.dtype) != np.float32
+    rounded = np.dtype(network.dtype) != np.float32
 
-    def run(tensors: Any, format: Any, times: int) -> None:
+    def run(answer: Any, tensors: Any, format: Any, times: int) -> None:
         with (
             torch.inference_mode(),
             torch.autocast(device, torch.bfloat16, enabled=rounded),
@@ -154,20 +153,36 @@ def start_peer(
                 answer(tensors, x).cpu().numpy()
 
     runs = {}
-    for mode, (channels_last, _) in MODES.items():
+    for mode, (channels_last, compiled) in torch_peer.MODES.items():
         format = torch.channels_last if channels_last else torch.contiguous_format
         tensors = torch_peer.as_tensors(params, device=device, memory_format=format)
-        runs[f"PyTorch, {mode}"] = partial(run, tensors, format)
+        answer = make_answer(network, crop, compiled)
+        runs[f"PyTorch, {mode}"] = partial(run, answer, tensors, format)
     return runs
 
 
-def make_answer(network: AlexNet, crop: int) -> Callable[[Any, Any], Any]:
+def make_answer(
+    network: AlexNet, crop: int, compiled: bool = False
+) -> Callable[[Any, Any], Any]:
     """The average over ten views in PyTorch, written without ours.
+
+    Args:
+        network: only its fields are read.
+        crop: side of a view, in pixels.
+        compiled: by `torch.compile`, when it is first called.
 
     Returns:
         answer(tensors, mean-free squares (B, 3, S, S)) → (B, classes).
     """
-    forward, kept = torch_peer.make_forward(network), 1 - network.dropout
+    import torch
+
+    kept = 1 - network.dropout
+    forward = torch_peer.make_forward(network)
+    if compiled:
+        forward = torch.compile(forward)
+
+    def drop(units: Any, layer: str) -> Any:
+        return units * kept
 
     def answer(tensors: Any, image: Any) -> Any:
         margin = image.shape[-1] - crop
@@ -177,7 +192,7 @@ def make_answer(network: AlexNet, crop: int) -> Callable[[Any, Any], Any]:
         for square in (image, image.flip(3)):
             for y, x in corners:
                 pixels = square[:, :, y : y + crop, x : x + crop]
-                logits = forward(tensors, pixels, lambda units, layer: units * kept)
+                logits = forward(tensors, pixels, drop)
                 answers.append(logits.float().softmax(dim=1))
         return sum(answers) / len(answers)
 

@@ -93,3 +93,26 @@ def _convolution(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         **how,
     )
+
+
+def adjacent_maps(squares: jax.Array, depth: int, towers: int) -> jax.Array:
+    """Sums over the windows of response normalisation, as shifts along the memory.
+
+    All maps of a pixel lie side by side, so the square of the next map is the next
+    number; where that is of another pixel or tower, it is left out. A banded product
+    takes twice as long.
+    """
+    maps = squares.shape[-1] // towers
+    rows, reach = squares.reshape(-1, maps), min(depth // 2, maps - 1)
+    # With zeros around them, in an array of its own: not computed anew in each shift.
+    around = lax.pad(rows, jnp.zeros((), rows.dtype), ((1, 1, 0), (0, 0, 0)))
+    numbers = lax.optimization_barrier(around).reshape(-1)
+    # Compared in the loop, which then uses vectors; not so with an array of factors.
+    place = lax.broadcasted_iota(jnp.int32, rows.shape, 1)
+    total = jnp.zeros_like(rows)
+    for apart in range(-reach, reach + 1):
+        first = maps + apart
+        shifted = lax.slice_in_dim(numbers, first, first + rows.size)
+        own = (place >= -apart) & (place < maps - apart)
+        total += jnp.where(own, shifted.reshape(rows.shape), 0)
+    return total.reshape(squares.shape)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from alexnet_jax import device
 from alexnet_jax.errors import InputError
-from alexnet_jax.network import gpu, ops, tpu
+from alexnet_jax.network import cpu, gpu, ops, tpu
 
 
 def response_normalisation(
@@ -120,6 +120,9 @@ def _of_target(formula: Callable, how: Sequence, *arrays: jax.Array) -> jax.Arra
         return partial(formula, own, k, alpha, beta)
 
     forms = {"default": plain(ops.adjacent_maps), "cuda": plain(gpu.adjacent_maps)}
+    if formula is ops.normalise:
+        # Not the gradient: XLA then takes pooling's apart, and a step twice as long.
+        forms["cpu"] = plain(cpu.adjacent_maps)
     if arrays[0].dtype == jnp.bfloat16:
         own = {"depth": depth, "k": k, "alpha": alpha, "beta": beta, "towers": towers}
         forms["cuda"] = partial(gpu.response_normalisation, **own)

@@ -26,6 +26,8 @@ def test_it_prints_a_table_and_its_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(clock, "peer_process", here)
     monkeypatch.setattr(predict, "BATCH", 4)
     monkeypatch.setattr(predictor, "BATCH", 4)
+    modes = {m: torch_peer.MODES[m] for m in ("eager", "channels_last")}
+    monkeypatch.setattr(torch_peer, "MODES", modes)  # others: a minute of a compiler
     folder = write_class_folders(tmp_path / "pictures", {"a": 6, "b": 6})
     config = tiny_config({"dataset.source": "folder", "dataset.train": str(folder)})
     result = predict.measure(config, 0.01)
