@@ -83,11 +83,11 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
             for side, run in sides.items():
                 rates[side].append(_rate(run, seconds))
         blocks.close()
-    print(f"{'':24}{'images/s':>10}   in each round")
+    print(f"{'':32}{'images/s':>10}   in each round")
     medians = {side: statistics.median(own) for side, own in rates.items()}
     for side, own in rates.items():
         rounds = " ".join(f"{rate:,.1f}" for rate in own)
-        print(f"{side:24}{medians[side]:10,.1f}   {rounds}")
+        print(f"{side:32}{medians[side]:10,.1f}   {rounds}")
     speed, peer = medians.pop("predict"), None
     if medians:
         best = max(medians, key=lambda side: medians[side])
