@@ -133,3 +133,45 @@ def test_every_tpu_worker_gets_the_arguments_as_they_were_given(tmp_path):
     )
     assert heard.stdout.splitlines()[-3:] == arguments
     assert "--coordinator=auto" in heard.stdout
+
+
+def test_measure_runs_every_command_and_keeps_what_each_prints(tmp_path):
+    """With a stand-in for Python: two devices, and a command that fails."""
+    told, python = tmp_path / "told", tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        "if sys.argv[1] == '-c':\n"
+        "    print(2)\n"
+        "else:\n"
+        f"    print(json.dumps(sys.argv[1:]), file=open({str(told)!r}, 'a'))\n"
+        "    print('a figure of', *sys.argv[2:4])\n"
+        "    trains = 'alexnet_jax.main' in sys.argv\n"
+        "    sys.exit(143 if trains else 'predict' in sys.argv)\n"
+    )
+    python.chmod(0o755)
+    images = ["--config.dataset.train=it's here", "--config.dataset.held_out=0.1"]
+    launched = start(
+        *["measure.sh", str(tmp_path / "measured"), *images],
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        BATCHES="128",
+    )
+    output, errors = launched.communicate()
+    assert (launched.returncode, errors) == (1, "")
+    assert "predict: status 1 after" in output
+    commands = list(map(json.loads, told.read_text().splitlines()))
+    names = [c[2] if c[1].endswith("benchmark") else "main" for c in commands]
+    assert names == ["step", "step", "input", "predict", "main", "main", "main"]
+    for command in commands:
+        assert command[0] == "-m"
+        assert set(images) < set(command)
+    precisions = {c for command in commands[:2] for c in command if "precision" in c}
+    assert precisions == {f"--config.precision={p}" for p in ("bfloat16", "float32")}
+    pair = [{f"--process={i}", "--processes=2"} for i in (0, 1)]
+    assert sorted(pair[0] <= set(c) for c in commands[-2:]) == [False, True]
+    assert sorted(pair[1] <= set(c) for c in commands[-2:]) == [False, True]
+    files = {file.name: file.read_text() for file in (tmp_path / "measured").iterdir()}
+    assert files["step_float32_128.txt"].startswith("a figure of alexnet_jax.benchmark")
+    assert {"device.txt", "predict.txt", "train.txt", "process_1.txt"} < files.keys()
+    launched = start("measure.sh", "--config.dataset.train=x")
+    assert "give a folder for the figures" in launched.communicate()[1]
+    assert launched.returncode == 2
