@@ -146,7 +146,7 @@ class AlexNet(nn.Module):
                     x = x if rows is None else self.drop(x, rows) / (1 - self.dropout)
                 case unit if unit in UNITS:
                     x = UNITS[unit](x)
-                case layer if layer in self.weighted:
+                case layer if layer in self.weighted:  # and BATCH, which follows it
                     x = self.layer(layer, reads_all, x, trains=rows is not None)
                     reads_all, done = False, layer
         return x
