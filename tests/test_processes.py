@@ -104,6 +104,7 @@ def test_another_one_that_is_gone_is_one_line(kind, monkeypatch):
 def test_two_processes_give_the_losses_of_one(tmp_path):
     workdir, one = tmp_path / "run", tmp_path / "one"
     short = {**TOWERS, "steps": 13, "checkpoint_every_steps": 13}
+    short["precision"] = "float64"  # in float32 the orders of sums may part (docs)
     ended = Two(workdir, short, {**short, "dataset.threads": 1}, devices=2).ended()
     assert ended.statuses == [0, 0], ended
     assert f"done: {workdir}" in ended.out
@@ -113,10 +114,10 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     assert manifest.damage(newest) == ""
     train(tiny_config(short), one)  # on as many devices
     # The same program; only the order in which gloo adds may be another.
-    assert_same_losses(workdir, one, within=1e-6)
-    ours, theirs = weights(workdir), weights(one)
+    assert_same_losses(workdir, one, within=1e-10)
+    ours, theirs = weights(workdir), weights(one)  # rounded to float32
     for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6)
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-7)
 
 
 def test_killed_processes_end_together_and_one_alone_goes_on(tmp_path):

@@ -101,18 +101,24 @@ def test_one_signal_is_noted_and_a_second_ctrl_c_acts():
 
 
 def test_mesh_and_logging_may_change(tmp_path):
-    train(tiny_config({"steps": 12, "mesh.data": 2, "mesh.tower": 2}), tmp_path)
-    mesh = {"mesh.data": 4, "mesh.tower": 2, "mesh.fc": 2, "accumulation": 2}
+    exact = {
+        "precision": "float64"
+    }  # in float32 two meshes may part (docs/machines.md)
+    one, tmp_path = tmp_path / "one", tmp_path / "run"
+    train(tiny_config(exact), one)
+    first = {**exact, "steps": 12, "mesh.data": 2, "mesh.tower": 2}
+    train(tiny_config(first), tmp_path)
+    mesh = {**exact, "mesh.data": 4, "mesh.tower": 2, "mesh.fc": 2, "accumulation": 2}
     train(tiny_config({**mesh, "log_every_steps": 1, "dataset.threads": 1}), tmp_path)
     lines = {line["step"]: line for line in logged(tmp_path)}
     assert list(lines)[-4:] == [21, 22, 23, 24]
-    for line in logged(finished_run()):  # on one device
+    for line in logged(one):
         if "validation/loss" in line:
             for name in ("validation/loss", "validation/top1_error"):
                 assert lines[line["step"]][name] == pytest.approx(line[name], rel=1e-5)
-    ours, theirs = weights(tmp_path), weights(finished_run())
+    ours, theirs = weights(tmp_path), weights(one)  # rounded to float32
     for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-7)
 
 
 def test_another_config_is_refused_and_nothing_touched(tmp_path):
