@@ -28,8 +28,9 @@ measure() { # NAME COMMAND…
     ((status == 0 || status == 143)) || failed=1 # 143: the training's time was up
 }
 
-python -c 'import jax; print(jax.__version__, jax.device_count(), jax.devices()[0])' |
+python -c 'import jax; print(jax.device_count(), jax.devices()[0], jax.__version__)' |
     tee "$folder/device.txt"
+read -r devices _ <"$folder/device.txt"
 nvidia-smi >"$folder/nvidia-smi.txt" 2>&1
 benchmark=(python -m alexnet_jax.benchmark)
 all=(--config=configs/paper.py "$@")
@@ -44,7 +45,7 @@ measure input "${benchmark[@]}" input "${all[@]}"
 measure predict "${benchmark[@]}" predict "${all[@]}"
 train=(timeout --signal=TERM "${MINUTES:-10}m" python -m alexnet_jax.main "${all[@]}")
 measure train "${train[@]}" --config.batch_size=512 --workdir="$folder/run"
-if (($(python -c 'import jax; print(jax.device_count())') > 1)); then
+if ((${devices:-0} > 1)); then
     for process in 0 1; do
         CUDA_VISIBLE_DEVICES=$process measure "process_$process" "${train[@]}" \
             --coordinator=localhost:12321 --processes=2 --process=$process \
