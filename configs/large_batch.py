@@ -4,17 +4,28 @@
         --workdir=runs/large --config.dataset.train=ILSVRC2012/train \
         --config.dataset.validation=ILSVRC2012/val
 
-The network and the augmentation of 2012's code; with ',bn' behind the batch that of
-AlexNet-BN (`variants.batch_normalised`). `accumulation` of two or more computes a batch
-in parts, where a device has no room for its share. Not trained here.
+The network and the augmentation of 2012's code. Words behind the batch, such as
+'8192,bn', change it:
+
+bn          AlexNet-BN in place of the network (`variants.batch_normalised`)
+cifar10     `ablation.py`'s network on 32-pixel images, 32 of them at once and 16 and 64
+            times as many; docs/results.md has the errors
+momentum    one rate for all layers in place of LARS, with the same schedule
+
+`accumulation` of two or more computes a batch in parts, where a device has no room for
+its share. Not trained here on ImageNet.
 """
 
 from ml_collections import ConfigDict
 
-from configs import paper_2012_code, variants
+from configs import ablation, paper_2012_code, variants
 
 BATCHES = (4096, 8192, 16384, 32768)
-RATE = 10.0  # at 4,096 images; it grows with the square root of the batch
+BATCHES_OF_CIFAR10 = (32, 512, 2048)
+WORDS = ("bn", "cifar10", "momentum")
+# The highest rate at 4,096 images of ImageNet and at 2,048 of CIFAR-10; it grows with
+# the square root of the batch.
+RATE = 10.0
 
 
 def lars(config: ConfigDict, rate: float) -> ConfigDict:
@@ -33,15 +44,22 @@ def lars(config: ConfigDict, rate: float) -> ConfigDict:
 
 
 def get_config(batch: str = "4096") -> ConfigDict:
-    """A batch of BATCHES, 100 epochs; '8192,bn' is AlexNet-BN's."""
-    images, _, normalisation = batch.partition(",")
-    if images not in map(str, BATCHES) or normalisation not in ("", "bn"):
+    """A batch of BATCHES or BATCHES_OF_CIFAR10, 100 or 30 epochs, and WORDS."""
+    images, *words = batch.split(",")
+    small = "cifar10" in words
+    batches = BATCHES_OF_CIFAR10 if small else BATCHES
+    if images not in map(str, batches) or not set(words) <= set(WORDS):
         raise ValueError(
-            f"batch {batch!r}: allowed are {', '.join(map(str, BATCHES))}, and each of "
-            "them with ',bn' behind it"
+            f"batch {batch!r}: allowed are {', '.join(map(str, batches))}, and behind "
+            f"them, each after a comma, {', '.join(WORDS)}"
         )
-    config = paper_2012_code.get_config()
-    if normalisation:
+    config = ablation.get_config() if small else paper_2012_code.get_config()
+    if "bn" in words:
         variants.batch_normalised(config)
-    config.batch_size, config.epochs = int(images), 100.0
-    return lars(config, RATE * (config.batch_size / BATCHES[0]) ** 0.5)
+    config.batch_size, config.epochs = int(images), 30.0 if small else 100.0
+    lars(config, RATE * (config.batch_size / (2048 if small else 4096)) ** 0.5)
+    if "momentum" in words:
+        optimizer = config.optimizer
+        optimizer.trust, optimizer.bias_rate_multiple = 0.0, 1.0
+        optimizer.rate = 0.01 * config.batch_size / 128  # §5's, in proportion
+    return config

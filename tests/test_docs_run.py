@@ -40,7 +40,7 @@ NOT_RUN = {  # words of a command: why
     "tfds_name=imagenet2012": "needs ImageNet as TFDS prepares it",
     "benchmark step": "minutes; tests/benchmark has parts of it",
     "benchmark predict": "minutes; tests/benchmark has parts of it",
-    "measure.sh": "half an hour; tests/test_launch.py runs it beside a stand-in",
+    "measure.sh": "half an hour; tests/test_launch.py runs it with a stand-in",
     "bvlc_alexnet.caffemodel": "test_docs_weights.py runs it",
 }
 SHORTER = {
