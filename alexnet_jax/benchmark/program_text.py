@@ -49,7 +49,7 @@ def read_program(
         found = KIND.fullmatch(exchange.kind)
         assert found
         kind = found[1]
-        groups = _groups(exchange.line, math.prod(mesh_shape.values()))
+        groups = groups_of(exchange.line, math.prod(mesh_shape.values()))
         devices = groups.shape[1]
         if devices == 1:
             continue
@@ -134,11 +134,11 @@ def _received(kind: str, size: int, devices: int) -> int:
     return size
 
 
-def _groups(line: str, devices: int) -> np.ndarray:
+def groups_of(line: str, devices: int) -> np.ndarray:
     """(groups, devices in each) of an instruction."""
     if "source_target_pairs" in line:
         return np.arange(devices)[None]
-    forms = r"mesh\[.*?\].*? \{.*?\}|\{\{.*?\}\}|\{\}|\[\S+\]\S*?"
+    forms = r"mesh\[.*?\].*? \{.*?\}|\{\{.*?\}\}|\{\}|\[\S+\](?:T\(\S*?\))?"
     text = re.search(rf"replica_groups=({forms})(?:,|$)", line)
     if not text:
         raise ValueError(f"a collective between unknown devices: {line.strip()}")

@@ -12,6 +12,7 @@ from alexnet_jax.benchmark.instructions import Instructions
 from alexnet_jax.benchmark.program_text import (
     Collective,
     device_groups,
+    groups_of,
     read_program,
 )
 
@@ -32,6 +33,15 @@ from alexnet_jax.benchmark.program_text import (
 )
 def test_groups_of_devices_are_read(text, groups):
     assert device_groups(text, 4).tolist() == groups
+
+
+@pytest.mark.parametrize(
+    "more", [", dimensions={0}", ', metadata={op_name="a[b]"}', ""]
+)
+@pytest.mark.parametrize("text", ["{{0,2},{1,3}}", "[2,2]<=[2,2]T(1,0)"])
+def test_an_instruction_says_which_devices_exchange(text, more):
+    line = f"f32[4] all-gather(f32[2] %x), channel_id=1, replica_groups={text}{more}"
+    assert groups_of(line, 4).tolist() == [[0, 2], [1, 3]]
 
 
 # Of float32 (8, 1024) on each of 2 × 4 devices, that is 32,768 bytes.
