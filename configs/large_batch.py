@@ -8,7 +8,7 @@ The network and the augmentation of 2012's code. Words behind the batch, such as
 '8192,bn', change it:
 
 bn          AlexNet-BN in place of the network (`variants.batch_normalised`)
-cifar10     `ablation.py`'s network on 32-pixel images, 32 of them at once and 16 and 64
+cifar10     `ablation.py`'s network on 32-pixel images, 16 of them at once and 16 and 64
             times as many; docs/results.md has the errors
 momentum    one rate for all layers in place of LARS, with the same schedule
 
@@ -21,9 +21,9 @@ from ml_collections import ConfigDict
 from configs import ablation, paper_2012_code, variants
 
 BATCHES = (4096, 8192, 16384, 32768)
-BATCHES_OF_CIFAR10 = (32, 512, 2048)
+BATCHES_OF_CIFAR10 = (16, 256, 1024)
 WORDS = ("bn", "cifar10", "momentum")
-# The highest rate at 4,096 images of ImageNet and at 2,048 of CIFAR-10; it grows with
+# The highest rate at 4,096 images of ImageNet and at 1,024 of CIFAR-10; it grows with
 # the square root of the batch.
 RATE = 10.0
 
@@ -44,7 +44,7 @@ def lars(config: ConfigDict, rate: float) -> ConfigDict:
 
 
 def get_config(batch: str = "4096") -> ConfigDict:
-    """A batch of BATCHES or BATCHES_OF_CIFAR10, 100 or 30 epochs, and WORDS."""
+    """A batch of BATCHES or BATCHES_OF_CIFAR10, 100 or 20 epochs, and WORDS."""
     images, *words = batch.split(",")
     small = "cifar10" in words
     batches = BATCHES_OF_CIFAR10 if small else BATCHES
@@ -56,8 +56,8 @@ def get_config(batch: str = "4096") -> ConfigDict:
     config = ablation.get_config() if small else paper_2012_code.get_config()
     if "bn" in words:
         variants.batch_normalised(config)
-    config.batch_size, config.epochs = int(images), 30.0 if small else 100.0
-    lars(config, RATE * (config.batch_size / (2048 if small else 4096)) ** 0.5)
+    config.batch_size, config.epochs = int(images), 20.0 if small else 100.0
+    lars(config, RATE * (config.batch_size / (1024 if small else 4096)) ** 0.5)
     if "momentum" in words:
         optimizer = config.optimizer
         optimizer.trust, optimizer.bias_rate_multiple = 0.0, 1.0
