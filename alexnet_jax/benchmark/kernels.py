@@ -53,8 +53,8 @@ def part_of(op_name: str) -> tuple[str, str]:
         return f"exchange {exchange[1]}", direction
     if layer := re.search(r"\.layer/(\w+)", op_name):
         return layer[1], direction
-    if operation := re.search(r"\b(normalisation|pooling)\b", op_name):
-        return operation[1], direction
+    if operation := re.search(r"\b((?:spatial_)?normalisation|pooling)\b", op_name):
+        return operation[1].replace("_", " "), direction
     if method := re.search(r"AlexNet\.(\w+)", op_name):
         return NOUNS.get(method[1], method[1]), direction
     if "AlexNet/" in op_name and "AlexNet/convert_element_type" not in op_name:

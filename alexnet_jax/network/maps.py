@@ -68,7 +68,8 @@ def spatial_normalisation(
     def neighbourhood(squares: jax.Array) -> jax.Array:
         return ops.window_sums(squares, size, stride=1, before=size // 2)
 
-    return ops.normalise(neighbourhood, k, alpha, beta, x)
+    with jax.named_scope("spatial_normalisation"):
+        return ops.normalise(neighbourhood, k, alpha, beta, x)
 
 
 def overlapping_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:

@@ -39,6 +39,10 @@ def _sizes(item: int, rows: int, columns: int, stored: int) -> tuple[int, int]:
         (f"{BACKWARD}/AlexNet.layer/fc6/dot_general", ("fc6", "backward")),
         (f"{FORWARD}/AlexNet.normalise/mul", ("normalisation", "forward")),
         (f"{BACKWARD}/AlexNet/pooling/add", ("pooling", "backward")),
+        (
+            f"{BACKWARD}/AlexNet/spatial_normalisation/add",
+            ("spatial normalisation", "backward"),
+        ),
         (f"{BACKWARD}/AlexNet/select_n", ("units", "backward")),
         (f"{FORWARD}/AlexNet.drop/jit(_where)/select_n", ("dropout", "forward")),
         (
