@@ -104,6 +104,8 @@ def main() -> int:
     rows = list(csv.DictReader(text.splitlines()))
     for row in rows:
         jobs.pop((row["run"], row["seed"]), None)
+    if rows:
+        write(flags.workdir, rows, published)
     devices: queue.Queue[str] = queue.Queue()
     for device in flags.devices.split(","):
         devices.put(device)

@@ -88,12 +88,15 @@ def test_a_table_of_configs_and_seeds_that_continues(sweep, tmp_path):
     assert '"config.epochs": "3"' in own[0]
     assert '"config.seed": "4"' in own[0]
 
+    before = (folder / "table.md").read_text()
+    (folder / "table.md").unlink()
     again = sweep("--seeds=0,4", *arguments)
     again.communicate(timeout=60)
     assert again.returncode == 1
     assert len(starts(folder / "good_seed=0")) == 1, "it was complete"
     assert len(starts(folder / "bad_seed=0")) == 2
     assert table(folder) == rows
+    assert (folder / "table.md").read_text() == before, "of the runs that were complete"
 
 
 def test_a_signal_stops_the_runs_and_the_same_command_continues(sweep, tmp_path):
