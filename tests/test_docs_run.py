@@ -24,6 +24,7 @@ _whole = get_config
 def get_config(*parameter):
     config = _whole(*parameter)
     config.batch_size, config.epochs, config.validate_every_epochs = 8, 1.0, 1.0
+    config.optimizer.warmup_epochs = min(0.5, config.optimizer.warmup_epochs)
     network = config.network
     network.kernels = (8,) * len(network.kernels)
     network.units = (16,) * len(network.units)
