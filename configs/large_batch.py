@@ -57,7 +57,8 @@ def get_config(batch: str = "4096") -> ConfigDict:
     if "bn" in words:
         variants.batch_normalised(config)
     config.batch_size, config.epochs = int(images), 20.0 if small else 100.0
-    lars(config, RATE * (config.batch_size / (1024 if small else 4096)) ** 0.5)
+    reference = BATCHES_OF_CIFAR10[-1] if small else BATCHES[0]
+    lars(config, RATE * (config.batch_size / reference) ** 0.5)
     if "momentum" in words:
         optimizer = config.optimizer
         optimizer.trust, optimizer.bias_rate_multiple = 0.0, 1.0

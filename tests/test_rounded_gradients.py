@@ -57,7 +57,7 @@ def test_losses_of_400_steps(tmp_path, shared_data, monkeypatch):
     config.steps, config.log_every_steps, config.mesh.data = 400, 25, 1
     config.validate_every_epochs = 100.0  # at the end
     exact_rule, losses = experiment.make_optimizer, {}
-    print("\n| step |", *range(50, 401, 50), sep=" | ")
+    print("\n| step", *range(50, 401, 50), sep=" | ")
     for name in ("float32", "bfloat16", "bfloat16, rounded"):
         config.precision, *rounded = name.split(", ")
         if rounded:
