@@ -1,28 +1,44 @@
 """Forms of the operations for XLA's compiler for processors."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Margins = tuple[tuple[int, int], tuple[int, int]]  # zeros around maps, of H and of W
+from alexnet_jax.network.convolutions import Margins, split
+
+
+def apart(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The function, computed from arrays and into an array: fused with nothing.
+
+    XLA fuses nothing into a branch, and what is behind a barrier does not tell it which
+    one is taken. Without it one operation is computed anew in each of the nine places
+    where pooling reads it, in the worst of axis orders (docs/speed.md).
+    """
+
+    def branch(*arrays: jax.Array) -> jax.Array:
+        result = jax.eval_shape(function, *arrays)
+        return lax.cond(
+            lax.optimization_barrier(jnp.array(True)),
+            function,
+            lambda first, *_: jnp.full(result.shape, first.ravel()[0], result.dtype),
+            *arrays,
+        )
+
+    return branch
 
 
 def maps_of_towers(x: jax.Array, towers: int) -> jax.Array:
     """(B, H, W, towers · C) → (towers, B, H, W, C).
 
-    In a loop, since XLA fuses nothing into one. For the gradient of conv2's kernels it
-    otherwise recomputes all of the pooling before it in another axis order, 0.75 s a
-    batch of 128 where the gradient itself takes 0.25.
+    Apart: for the gradient of conv2's kernels XLA otherwise recomputes all of the
+    pooling before it in another axis order, 0.75 s a batch of 128 where the gradient
+    itself takes 0.25.
     """
-    if towers == 1:
-        return x[None]
-    maps = x.shape[-1] // towers
-    return lax.map(
-        lambda tower: lax.dynamic_slice_in_dim(x, tower * maps, maps, axis=-1),
-        jnp.arange(towers),
-    )
+    return x[None] if towers == 1 else apart(partial(split, towers=towers))(x)
 
 
 def convolution(

@@ -121,9 +121,7 @@ def _of_target(formula: Callable, how: Sequence, *arrays: jax.Array) -> jax.Arra
         return partial(formula, own, k, alpha, beta)
 
     forms = {"default": plain(ops.adjacent_maps), "cuda": plain(gpu.adjacent_maps)}
-    if formula is ops.normalise:
-        # Not the gradient: XLA then takes pooling's apart, and a step twice as long.
-        forms["cpu"] = plain(cpu.adjacent_maps)
+    forms["cpu"] = cpu.apart(plain(cpu.adjacent_maps))
     if arrays[0].dtype == jnp.bfloat16:
         own = {"depth": depth, "k": k, "alpha": alpha, "beta": beta, "towers": towers}
         forms["cuda"] = partial(gpu.response_normalisation, **own)
@@ -147,7 +145,9 @@ def _largest_forward(x, size, stride):
 def _largest_backward(size, stride, saved, gradient):
     x, maxima = saved
     plain = partial(ops.pooling_gradient, size=size, stride=stride)
-    forms = {"tpu": tpu.pooling_gradient} if (size, stride) == (3, 2) else {}
+    forms = {"cpu": cpu.apart(plain)}
+    if (size, stride) == (3, 2):
+        forms["tpu"] = tpu.pooling_gradient
     with jax.named_scope("pooling"):
         return (device.by_target(x, maxima, gradient, default=plain, **forms),)
 

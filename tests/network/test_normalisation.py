@@ -1,5 +1,8 @@
 """Response normalisation against §3.3's formula, in the form of every target."""
 
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from against_torch import (
 from compare import relative_difference
 from torch.nn import functional
 
+from alexnet_jax import device
 from alexnet_jax.errors import InputError
 from alexnet_jax.network import maps
 
@@ -171,3 +175,22 @@ def test_in_bfloat16_each_target_rounds_about_once(
         assert difference <= 2**-8
     units = np.abs(np.asarray(value, np.float64) - expected.detach().numpy())
     assert (units <= 2**-7 * np.abs(expected.detach().numpy())).all()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_on_a_cpu_pooling_and_normalisation_are_not_computed_in_one_another(backward):
+    # Fused, each maximum would compute nine normalised maps, square roots and all.
+    def pooled(x):
+        return maps.overlapping_pooling(maps.response_normalisation(x, towers=2))
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.square(pooled(x)).sum())(x)
+
+    x = jax.ShapeDtypeStruct((2, 13, 13, 8), jnp.float32)
+    compiled = device.jit(gradient if backward else pooled).lower(x).compile()
+    fused = re.findall(r"^%\S*fused\S* .*?^}", compiled.as_text(), re.M | re.S)
+    roots = [text for text in fused if " sqrt(" in text]
+    assert roots
+    for text in roots:
+        assert " maximum(" not in text
+        assert len(re.findall(r" pad\(", text)) <= 1  # pooling's gradient has 18
