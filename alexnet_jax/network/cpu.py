@@ -1,22 +1,21 @@
 """Forms of the operations for XLA's compiler for processors."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.network.convolutions import Margins, split
+Margins = tuple[tuple[int, int], tuple[int, int]]  # zeros around maps, of H and of W
 
 
 def apart(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The function, computed from arrays and into an array: fused with nothing.
 
-    XLA fuses nothing into a branch, and what is behind a barrier does not tell it which
-    one is taken. Without it one operation is computed anew in each of the nine places
-    where pooling reads it, in the worst of axis orders (docs/speed.md).
+    XLA fuses nothing into a branch, and a barrier hides from it which one is taken. It
+    otherwise computes an operation anew in each of the nine places where pooling reads
+    it, or in an axis order that is slow (docs/speed.md).
     """
 
     def branch(*arrays: jax.Array) -> jax.Array:
@@ -29,16 +28,6 @@ def apart(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         )
 
     return branch
-
-
-def maps_of_towers(x: jax.Array, towers: int) -> jax.Array:
-    """(B, H, W, towers · C) → (towers, B, H, W, C).
-
-    Apart: for the gradient of conv2's kernels XLA otherwise recomputes all of the
-    pooling before it in another axis order, 0.75 s a batch of 128 where the gradient
-    itself takes 0.25.
-    """
-    return x[None] if towers == 1 else apart(partial(split, towers=towers))(x)
 
 
 def convolution(
