@@ -12,12 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import psutil
 
 from alexnet_jax import experiment, inputs
-from alexnet_jax.benchmark import input_peers
+from alexnet_jax.benchmark import clock, input_peers
 from alexnet_jax.data.statistics import Statistics
 
 ROUNDS = 3
@@ -86,6 +87,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
             processes = [this, *this.children(recursive=True)]
             # Shared pages count once.
             memory.append(sum(p.memory_full_info().pss for p in processes))
+        images = next(ours)["image"]
     speed, limit, *others = map(statistics.median, rates.values())
     peer = None
     print(f"{'':24}{'images/s':>10}{'per core':>10}   in each round")
@@ -99,6 +101,9 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         print(f"{speed / others[0]:.2f} times PyTorch's DataLoader, {cores} workers")
     sizes = ", ".join(f"{size / 1e6:,.0f}" for size in memory)
     print(f"memory of all processes after each round: {sizes} MB")
+    sent = transfers(images, jax.local_devices()[0])
+    for way, of_way in sent.items():
+        print(f"to the devices, {way}: {of_way:.1f} GB/s")
     return {
         "images_per_second": speed,
         "images_per_second_per_core": speed / cores,
@@ -106,11 +111,32 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         "limit_share": speed / limit,
         "peer": peer,
         "memory_bytes": memory,
+        "gigabytes_per_second_to_devices": sent,
         "cores": cores,
         "workers": 0,  # processes besides this one
         "threads": threads,
         "batch_size": config.batch_size,
     }
+
+
+def transfers(images: np.ndarray, device: jax.Device) -> dict[str, float]:
+    """GB/s from an array of the host to a device, by the ways that the device knows.
+
+    'copied' is what training does: on a GPU XLA copies an array of less than 1 GiB into
+    page-locked memory of its own and sends it from there. 'mapped' is without that
+    copy, from memory that is page-locked where it lies; a CPU refuses it.
+    """
+    send = clock.on_device(lambda: jax.device_put(images, device))
+    times = clock.in_turn({"copied": send}, ROUNDS)
+    client, address = device.client, images.ctypes.data
+    try:
+        client.dma_map(address, images.nbytes)
+    except jax.errors.JaxRuntimeError as error:
+        print(f"to the devices, mapped: {device} refuses: {error}")
+    else:
+        times |= clock.in_turn({"mapped": send}, ROUNDS)
+        client.dma_unmap(address)
+    return {way: images.nbytes / t.median / 1e9 for way, t in times.items()}
 
 
 def _rate(batches: Iterator[Any], seconds: float, ahead: int) -> float:

@@ -2,14 +2,16 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from apps import refusal, run_app
 from pictures import encoded, write_class_folders
 from runs import TINY
 
-from alexnet_jax.benchmark import input_peers
+from alexnet_jax.benchmark import input, input_peers
 
 
 def test_the_app_prints_a_table_and_its_figures(tmp_path):
@@ -32,6 +34,34 @@ def test_the_app_prints_a_table_and_its_figures(tmp_path):
     assert result["peer"]["images_per_second"] > 0
     assert len(result["memory_bytes"]) == 3
     assert f"{result['images_per_second']:,.0f}" in lines[2]
+    sent = result["gigabytes_per_second_to_devices"]
+    assert sent.keys() == {"copied"}  # a CPU has no driver that locks pages
+    assert f"to the devices, copied: {sent['copied']:.1f} GB/s" in lines
+
+
+def test_a_batch_is_also_sent_from_where_the_driver_has_locked_it(monkeypatch):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    mapped, sent_mapped = {}, []
+
+    class Client:
+        def dma_map(self, address, size):
+            mapped[address] = size
+
+        def dma_unmap(self, address):
+            del mapped[address]
+
+    def device_put(array, device):
+        sent_mapped.append(mapped == {array.ctypes.data: array.nbytes})
+        return array
+
+    monkeypatch.setattr(jax, "device_put", device_put)
+    rates = input.transfers(images, SimpleNamespace(client=Client()))
+    assert rates.keys() == {"copied", "mapped"}
+    first = sent_mapped.index(True)  # 'copied' before it, 'mapped' behind
+    assert first > 0
+    assert not any(sent_mapped[:first])
+    assert all(sent_mapped[first:])
+    assert not mapped
 
 
 def test_a_mistake_is_one_line(tmp_path):
