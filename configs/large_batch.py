@@ -56,6 +56,8 @@ def get_config(batch: str = "4096") -> ConfigDict:
     config = ablation.get_config() if small else paper_2012_code.get_config()
     if "bn" in words:
         variants.batch_normalised(config)
+        if small:  # statistics of as many images at any batch
+            config.network.batch_group = BATCHES_OF_CIFAR10[0]
     config.batch_size, config.epochs = int(images), 20.0 if small else 100.0
     reference = BATCHES_OF_CIFAR10[-1] if small else BATCHES[0]
     lars(config, RATE * (config.batch_size / reference) ** 0.5)

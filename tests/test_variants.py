@@ -16,7 +16,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.network.shapes import stages, training_flop
 from alexnet_jax.step import parameter_shapes
 from alexnet_jax.values import flat
-from configs import large_batch
+from configs import cifar10, large_batch
 from configs.paper_2012_code import get_config as code_of_2012
 from configs.variants import PUBLISHED, VARIANTS, get_config
 
@@ -286,8 +286,19 @@ def test_large_batches_of_cifar10_differ_in_the_batch_and_its_rates(words):
         assert optimizer.trust == (0 if plain else 0.001)
         assert optimizer.bias_rate_multiple == (1 if plain else 0.001)
         assert ("batch_normalise" in config.network.layers) == ("bn" in words)
+        assert config.batch_size % config.network.batch_group == 0 or "bn" not in words
         config.batch_size, config.optimizer.rate = 16, rates[0]
         assert config == configs[0]
+
+
+def test_the_footnotes_networks_differ_in_normalisation_alone():
+    whole, plain = map(cifar10.get_config, ("short_norm11", "short_no_norm11"))
+    assert whole.epochs == 30
+    assert whole.network.layers.count("normalise") == 2
+    without = tuple(s for s in whole.network.layers if s != "normalise")
+    assert plain.network.layers == without
+    plain.network.layers = whole.network.layers
+    assert plain == whole
 
 
 @pytest.mark.parametrize("batch", ["96", "512", "4096,cifar10", "4096,sgd", "x", ""])
