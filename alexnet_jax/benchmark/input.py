@@ -102,8 +102,6 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
     sizes = ", ".join(f"{size / 1e6:,.0f}" for size in memory)
     print(f"memory of all processes after each round: {sizes} MB")
     sent = transfers(images, jax.local_devices()[0])
-    for way, of_way in sent.items():
-        print(f"to the devices, {way}: {of_way:.1f} GB/s")
     return {
         "images_per_second": speed,
         "images_per_second_per_core": speed / cores,
@@ -111,7 +109,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         "limit_share": speed / limit,
         "peer": peer,
         "memory_bytes": memory,
-        "gigabytes_per_second_to_devices": sent,
+        "gigabytes_per_second_to_one_device": sent,
         "cores": cores,
         "workers": 0,  # processes besides this one
         "threads": threads,
@@ -120,7 +118,7 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
 
 
 def transfers(images: np.ndarray, device: jax.Device) -> dict[str, float]:
-    """GB/s from an array of the host to a device, by the ways that the device knows.
+    """Print GB/s from an array of the host to one device, by each way that it knows.
 
     'copied' is what training does: on a GPU XLA copies an array of less than 1 GiB into
     page-locked memory of its own and sends it from there. 'mapped' is without that
@@ -132,11 +130,14 @@ def transfers(images: np.ndarray, device: jax.Device) -> dict[str, float]:
     try:
         client.dma_map(address, images.nbytes)
     except jax.errors.JaxRuntimeError as error:
-        print(f"to the devices, mapped: {device} refuses: {error}")
+        print(f"to one device, mapped: {device} refuses: {error}")
     else:
         times |= clock.in_turn({"mapped": send}, ROUNDS)
         client.dma_unmap(address)
-    return {way: images.nbytes / t.median / 1e9 for way, t in times.items()}
+    rates = {way: images.nbytes / t.median / 1e9 for way, t in times.items()}
+    for way, rate in rates.items():
+        print(f"to one device, {way}: {rate:.1f} GB/s")
+    return rates
 
 
 def _rate(batches: Iterator[Any], seconds: float, ahead: int) -> float:

@@ -34,9 +34,9 @@ def test_the_app_prints_a_table_and_its_figures(tmp_path):
     assert result["peer"]["images_per_second"] > 0
     assert len(result["memory_bytes"]) == 3
     assert f"{result['images_per_second']:,.0f}" in lines[2]
-    sent = result["gigabytes_per_second_to_devices"]
+    sent = result["gigabytes_per_second_to_one_device"]
     assert sent.keys() == {"copied"}  # a CPU has no driver that locks pages
-    assert f"to the devices, copied: {sent['copied']:.1f} GB/s" in lines
+    assert f"to one device, copied: {sent['copied']:.1f} GB/s" in lines
 
 
 def test_a_batch_is_also_sent_from_where_the_driver_has_locked_it(monkeypatch):
