@@ -28,6 +28,7 @@ def get_config(*parameter):
     network = config.network
     network.kernels = (8,) * len(network.kernels)
     network.units = (16,) * len(network.units)
+    network.batch_group = min(network.batch_group, config.batch_size)
     if config.dataset.source == "generated":
         config.dataset.train = config.dataset.validation = "32"
     return config
