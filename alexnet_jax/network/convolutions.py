@@ -36,14 +36,14 @@ def local_connection(
     padding: Padding = 0,
     towers: int,
 ) -> jax.Array:
-    """The same with unshared kernels: each position has its own (2012 layer.py).
+    """A convolution with unshared kernels: each position has its own (2012 layer.py).
 
     Args:
-        x: as for `convolution`.
+        x: as for `layers.convolution`.
         kernel: (H', W', size · size · C, towers · K), inputs in the order of rows,
             columns and channels; rounded to the dtype of x.
         size: side of the kernels, in pixels.
-        stride: as for `convolution`, as are the next two.
+        stride: as for `layers.convolution`, as are the next two.
         padding: see there.
         towers: see there.
 

@@ -67,12 +67,12 @@ def _gradients_of_one(x, kernel, gradient, stride, margins, sums):
     XLA:CPU is fast in that order only. It transposes autodiff's layouts into it, except
     inside a scan such as that over micro-batches, where conv2 took minutes.
     """
-    apart = (stride, stride)
+    steps = (stride, stride)
     mirrored = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
     (top, bottom), (left, right) = margins
     rows, columns = kernel.shape[0] - 1, kernel.shape[1] - 1
     around = (rows - top, rows - bottom), (columns - left, columns - right)
-    of_x = _convolution(gradient, mirrored, 1, around, lhs_dilation=apart)
+    of_x = _convolution(gradient, mirrored, 1, around, lhs_dilation=steps)
     # The batch is summed over: it takes the place of the maps.
     maps_first, batch_third = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     of_kernel = _convolution(
@@ -80,7 +80,7 @@ def _gradients_of_one(x, kernel, gradient, stride, margins, sums):
         batch_third,
         1,
         margins,
-        rhs_dilation=apart,
+        rhs_dilation=steps,
         preferred_element_type=sums,
     )
     return of_x, of_kernel.transpose(1, 2, 0, 3)
@@ -115,9 +115,9 @@ def adjacent_maps(squares: jax.Array, depth: int, towers: int) -> jax.Array:
     # Compared in the loop, which then uses vectors; not so with an array of factors.
     place = lax.broadcasted_iota(jnp.int32, rows.shape, 1)
     total = jnp.zeros_like(rows)
-    for apart in range(-reach, reach + 1):
-        first = maps + apart
+    for away in range(-reach, reach + 1):
+        first = maps + away
         shifted = lax.slice_in_dim(numbers, first, first + rows.size)
-        own = (place >= -apart) & (place < maps - apart)
+        own = (place >= -away) & (place < maps - away)
         total += jnp.where(own, shifted.reshape(rows.shape), 0)
     return total.reshape(squares.shape)
