@@ -28,6 +28,7 @@ COUNTS = {
     "norm11": 2_112_970,
     "figure1_relu": 89_578,
     "figure1_tanh": 89_578,
+    "figure1_abs_tanh": 89_578,
 }
 SIDES = {"caffenet": 227, "bvlc_alexnet": 227, "torchvision": 224, "cuda_convnet2": 224}
 SIDES |= {
