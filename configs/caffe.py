@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.config import base_config
 from alexnet_jax.network.alexnet import FIGURE_2
+from alexnet_jax.values import one_of
 
 PUBLISHED = {  # top-1 / top-5 error, centre view: (paper, Caffe's readme)
     "caffenet": ("", "42.6 / 19.6"),
@@ -26,8 +27,7 @@ PUBLISHED = {  # top-1 / top-5 error, centre view: (paper, Caffe's readme)
 
 def get_config(name: str = "caffenet") -> ConfigDict:
     """'caffenet' or 'bvlc_alexnet'."""
-    if name not in ("caffenet", "bvlc_alexnet"):
-        raise ValueError(f"network {name!r}: allowed are caffenet, bvlc_alexnet")
+    one_of(name, tuple(PUBLISHED), "network")
     config = base_config()
     config.batch_size = 256
     config.epochs = 90.0  # 450,000 steps

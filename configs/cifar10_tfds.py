@@ -8,8 +8,9 @@ Expect 33 % top-1 error after 8 of its 20 epochs (measured on the same images as
 in class folders: --config.dataset.source=folder).
 
 The geometry is adapted: crops of 28 as §4.1 takes 224 of 256; conv1 3×3 at stride 1,
-13×13 positions after the first pooling as in the paper, and then 6×6 and 3×3. About a
-quarter as wide as the paper's network. Not the CIFAR-10 network of §3.1's Figure 1.
+13×13 positions after the first pooling, as in the paper after the second, and then 6×6
+and 3×3. About a quarter as wide as the paper's network. Not the CIFAR-10 network of
+§3.1's Figure 1.
 """
 
 from alexnet_jax.config import base_config

@@ -4,7 +4,7 @@
     python -m alexnet_jax.main --config=configs/imagenette.py --workdir=runs/imagenette
 
 Preparing it once needs TensorFlow (`pip install tensorflow`); training does not. Its
-9,469 images are 74 updates an epoch: the network of the 2012 code in its full size,
+9,469 images are 74 steps an epoch: the network of the 2012 code in its full size,
 for 60 epochs. No result is given, for it has not been run here: Imagenette cannot be
 downloaded where this was written. Any other image classification data set of TFDS goes
 the same way, by --config.dataset.tfds_name and the names of its splits.

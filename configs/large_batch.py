@@ -18,6 +18,7 @@ its share. Not trained here on ImageNet.
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.errors import InputError
 from configs import ablation, paper_2012_code, variants
 
 BATCHES = (4096, 8192, 16384, 32768)
@@ -49,7 +50,7 @@ def get_config(batch: str = "4096") -> ConfigDict:
     small = "cifar10" in words
     batches = BATCHES_OF_CIFAR10 if small else BATCHES
     if images not in map(str, batches) or not set(words) <= set(WORDS):
-        raise ValueError(
+        raise InputError(
             f"batch {batch!r}: allowed are {', '.join(map(str, batches))}, and behind "
             f"them, each after a comma, {', '.join(WORDS)}"
         )

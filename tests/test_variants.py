@@ -66,7 +66,7 @@ def tiny_variant(name: str, **changes):
 def test_all_variants_are_tested():
     assert set(COUNTS) == set(VARIANTS)
     assert set(COUNTS) > PUBLISHED.keys()
-    with pytest.raises(ValueError, match="variant 'x': allowed are whole, tanh, log"):
+    with pytest.raises(ValueError, match="variant='x': allowed are whole, tanh, log"):
         get_config("x")
 
 

@@ -32,11 +32,10 @@ from alexnet_jax.prepare.ilsvrc import OFFICIAL
 from alexnet_jax.prepare.shards import Encoder, Shard
 
 Recorded = dict[str, Any]  # settings as JSON keeps them
-BySplit = dict[Split, list[Shard]]
 Facts = dict[str, dict[str, Any]]  # of written shards by file, as JSON keeps them
 # Recorded only if they differ from these: folders made before they existed lack them.
 UNRECORDED = {"--subsampling": "4:2:0", "--exif_rotation": True}
-SUBSAMPLING = "4:4:4"  # of new folders; shards.py says why
+SUBSAMPLING = "4:4:4"  # of new folders; docs/input.md says why
 IN_WORDS = {
     "listing": "other images than --source has now",
     "pictures": "{} images, not {}",

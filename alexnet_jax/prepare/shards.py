@@ -2,21 +2,8 @@
 
 'raw' stores the 8-bit pixels of a square, 197 kB for 256 pixels, 'jpeg' a JPEG of
 quality 95. An original that is a JPEG of the right size is copied byte for byte.
-
-Chroma subsampling: a resized square has chroma at full resolution, even if its original
-was 4:2:0 (66 of 300 ImageNet images; 218 are 4:4:4, 15 grey). RMS error in grey levels
-against the uncompressed square, mean over those 300 images; decoding on one core:
-
-    stored          4:4:4 originals   4:2:0   all    worst    size      decoding
-    4:2:0, q 95          3.91          2.22   3.41   18.7    31.7 kB     306 µs
-    4:4:4, q 95          2.46          1.72   2.24    4.2    40.8 kB     432 µs
-    4:4:4, q 92                               2.96           31.2 kB     374 µs
-
-4:4:4 is the default: a third less error for 29 % more bytes (52 GB instead of 41 for
-ILSVRC2012) and 41 % more decoding. Training that waits for decoding should use 'raw',
-which has no error and is read several times as fast, or --subsampling=4:2:0. Keeping
-each original's own subsampling saves 4 % of the bytes but adds 29 % to the error of the
-4:2:0 ones.
+Colours are kept at full resolution (4:4:4) unless --subsampling says otherwise:
+docs/input.md, 'What `prepare` writes', has the measurement.
 """
 
 import io
