@@ -1,7 +1,6 @@
 """Shared by the apps: flags, configs, and one clear line for a mistake."""
 
 import faulthandler
-import math
 import os
 import re
 import signal
@@ -236,10 +235,11 @@ def define_skip_damaged() -> Any:
 
 def define_networks(
     views: str = "1",
-) -> Callable[[], tuple[list[Path], int, list[float], bool, bool]]:
+) -> Callable[[], tuple[list[Path], dict[str, Any]]]:
     """Define the flags about trained networks; the result reads them.
 
-    They are --checkpoint, --views, --weights, --best and --skip_damaged.
+    They are the folders of --checkpoint, and, by name, --views, --weights, --best and
+    --skip_damaged.
     """
     several = "Work directories; several are averaged as an ensemble."
     checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
@@ -250,17 +250,16 @@ def define_networks(
     best = flags.DEFINE_bool("best", False, newest)
     skip = define_skip_damaged()
 
-    def given() -> tuple[list[Path], int, list[float], bool, bool]:
+    def given() -> tuple[list[Path], dict[str, Any]]:
         given_folders = folders(checkpoint.value, "--checkpoint")
         try:
             shares = [float(weight) for weight in weights.value]
-            if any(not 0 <= share < math.inf for share in shares):
-                raise ValueError
         except ValueError:
             raise InputError(
                 f"--weights={','.join(weights.value)}: must be numbers, 0 or more"
             ) from None
-        return given_folders, int(number.value), shares, best.value, skip.value
+        how = {"views": int(number.value), "weights": shares}
+        return given_folders, how | {"best": best.value, "skip_damaged": skip.value}
 
     return given
 

@@ -128,16 +128,13 @@ if __name__ == "__main__":
         cli.no_more_arguments(argv)
         device.cache_programs()
         with processes.joined(*PROCESSES()):
-            folders, views, weights, best, skip_damaged = NETWORKS()
+            folders, chosen = NETWORKS()
             rates = evaluate(
                 folders,
                 CONFIG.value,
-                views=views,
-                weights=weights,
                 split=SPLIT.value,
                 allow_unreadable=ALLOW_UNREADABLE.value,
-                best=best,
-                skip_damaged=skip_damaged,
+                **chosen,
             )
         classes = workdir.read_classes(folders[0] / "classes.txt")
         print(

@@ -193,18 +193,13 @@ if __name__ == "__main__":
     def main(argv: Sequence[str]) -> int:
         """Print an answer for every image; status 1 if one could not be read."""
         device.cache_programs()
-        folders, views, weights, best, skip_damaged = NETWORKS()
+        folders, chosen = NETWORKS()
         check_flags()
         files, progress = files_named(argv[1:]), sys.stderr.isatty()
         images = files.names
-        views = 1 if OUTPUT.value or NEIGHBOURS.value else views
-        run = load_run(
-            folders,
-            views=views,
-            weights=weights,
-            best=best,
-            skip_damaged=skip_damaged,
-        )
+        if OUTPUT.value or NEIGHBOURS.value:
+            chosen["views"] = 1
+        run = load_run(folders, **chosen)
         if OUTPUT.value:
             return save(run, files, progress)
         if NEIGHBOURS.value:

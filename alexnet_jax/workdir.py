@@ -35,14 +35,16 @@ def read_config(workdir: Path) -> ConfigDict:
     """The config.json of a work directory, of this version or an earlier one."""
     path = workdir / "config.json"
     try:
-        config = parsed(path.read_text(errors="replace"), str(path))
-        experiment.check(config)
+        text = path.read_text(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path}: no such file; give a work directory that alexnet_jax.main made"
         ) from None
+    config = parsed(text, str(path))
+    try:
+        experiment.check(config)
     except InputError as error:
-        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        raise InputError(f"{path}: {error}") from None
     trained = manifest.noted(workdir / "checkpoints").get("config", {})
     common = [key for key in FIELDS if key in trained]
     if changed := _differing(common, trained, flat(config)):
@@ -271,7 +273,8 @@ def load_ensemble(
     """
     models: list[Model] = []
     classes: list[str] = []
-    if weights and (len(weights) != len(workdirs) or not 0 < sum(weights) < math.inf):
+    valid = all(0 <= weight < math.inf for weight in weights) and any(weights)
+    if weights and not (valid and len(weights) == len(workdirs)):
         raise InputError(
             f"--weights={','.join(map(str, weights))}: must be {len(workdirs)} "
             "numbers, one for each network of --checkpoint, 0 or more, not all 0"

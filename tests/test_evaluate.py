@@ -218,11 +218,10 @@ def test_bad_flags_are_refused(tmp_path):
     assert "config.json: no such file" in nothing
     few = refusal("evaluate", "--checkpoint=x", "--views=3")
     assert few == "error: --views=3: value should be one of <1|9|10>"
-    for weights in ("a", "-1", "1,inf"):
-        bad = refusal("evaluate", "--checkpoint=x,y", f"--weights={weights}")
-        assert bad == f"error: --weights={weights}: must be numbers, 0 or more"
+    bad = refusal("evaluate", "--checkpoint=x,y", "--weights=a")
+    assert bad == "error: --weights=a: must be numbers, 0 or more"
     run = finished_run()
-    for weights in ("1", "1,2,3", "0,0"):
+    for weights in ("1", "1,2,3", "0,0", "-1,3", "1,inf", "1,nan"):
         with pytest.raises(InputError, match=r"--weights=.*must be 2 numbers, one for"):
             evaluate([run, run], weights=list(map(float, weights.split(","))))
     other = refusal("evaluate", "--checkpoint=x", "--split=tests")
