@@ -21,8 +21,8 @@ from alexnet_jax import cli, experiment, parallel, workdir
 from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.config import parsed
 from alexnet_jax.config_file import load_config
+from alexnet_jax.data import ilsvrc
 from alexnet_jax.data.files import UNFINISHED, locked, read_lines, replaced, write_lines
-from alexnet_jax.data.ilsvrc import CLASSES
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Sums
@@ -156,7 +156,7 @@ def into_run(
     found = _read(file, mean)
     config = _own_config(found, file) if config is None else config
     experiment.check(config)
-    network = experiment.make_network(config, CLASSES)
+    network = experiment.make_network(config, ilsvrc.CLASSES)
     last = f"{network.weighted[-1]}.bias"
     if last in found.tensors:
         network = network.clone(classes=found.tensors[last].size)

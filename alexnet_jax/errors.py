@@ -52,9 +52,9 @@ class ImageError(InputError):
 class NotInstalledError(InputError):
     """An optional library is needed and absent."""
 
-    def __init__(self, what: str, extra: str):
+    def __init__(self, what: str, extra: str, otherwise: str = ""):
         """Name what needs it, and the extra of this package that installs it."""
         super().__init__(
             f"{what}: needs a library that is not installed; "
-            f"pip install 'alexnet_jax[{extra}]'"
+            f"pip install 'alexnet_jax[{extra}]'{otherwise}"
         )

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax import parallel
 from alexnet_jax.metrics import Sums, score
-from alexnet_jax.network.alexnet import BATCH, POOLS, UNITS, AlexNet
+from alexnet_jax.network.alexnet import BATCH_NORMALISE, POOLS, UNITS, AlexNet
 
 
 class Model(NamedTuple):
@@ -88,7 +88,7 @@ def feature_names(network: AlexNet) -> dict[str, tuple[str, tuple[str, ...]]]:
         if stage in network.weighted:
             layer, pool, behind = stage, "", ()
             found[layer] = layer, behind
-        elif layer and (behind or stage not in (*UNITS, BATCH)):
+        elif layer and (behind or stage not in (*UNITS, BATCH_NORMALISE)):
             behind = (*behind, stage)
             if stage in POOLS:
                 pool = "pool" + layer.removeprefix("conv").removeprefix("local")

@@ -197,7 +197,7 @@ def surveyed(
     left_out = []
     for line in read_lines(listed) if listed.exists() else []:
         i, _, why = line.partition("\t")
-        if why_unreadable(source, int(i)).replace("\n", " ") != why:
+        if why_unreadable(source, int(i)) != why:
             raise InputError(
                 f"{listed}: was written for other images than those of dataset.train="
                 f"{c.train!r} ({why}); delete it and {kept.name} to compute the "

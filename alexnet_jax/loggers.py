@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.cli import say
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import NotInstalledError
 from alexnet_jax.metrics import Logger
 
 SECONDS = 20  # to wait for the server of Weights & Biases at a start
@@ -20,10 +20,8 @@ def require_loggers(names: Sequence[str]) -> None:
     """Check that the packages behind `log_to` are installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"log_to={name!r}: the package {name} is not installed; "
-                f"pip install 'alexnet_jax[{name}]', or take it out of log_to"
-            )
+            otherwise = ", or take it out of log_to"
+            raise NotInstalledError(f"log_to={name!r}", name, otherwise)
 
 
 def open_loggers(

@@ -91,12 +91,14 @@ class MetricsFile(Logger):
 
         A file with damaged lines is kept beside it, and a line on stderr says so.
         """
-        if damaged := damaged_lines(path):
+        lines, damage = read_log(path)
+        if damage:
             kept = set_aside(path, shutil.copyfile)
-            print(f"{path}: {damaged}; kept as {kept}", file=sys.stderr)
-        lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
-        with replaced(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            print(f"{path}: {damage}; kept as {kept}", file=sys.stderr)
+        with replaced(path) as temporary, temporary.open("w") as file:
+            for line in lines:
+                if line["step"] <= resumed_step:
+                    file.write(json.dumps(line) + "\n")
         self._file = path.open("a", buffering=1)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -108,21 +110,22 @@ class MetricsFile(Logger):
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, without those that are cut short or damaged."""
-    return [line for line in map(_line, _texts(path)) if line]
+def read_log(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The lines of a metrics file that can be read, and in words which cannot.
 
-
-def damaged_lines(path: Path) -> str:
-    """Which lines cannot be read, in words; '' but for one that a kill cut short."""
-    whole = enumerate(_texts(path)[:-1], 1)
-    numbers = [str(number) for number, text in whole if not _line(text)]
+    A last line that a kill cut short is left out and not named.
+    """
+    texts = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = [_line(text) for text in texts]
+    numbers = [str(number) for number, line in enumerate(lines[:-1], 1) if not line]
     more = f" and {len(numbers) - 3:,} more" if len(numbers) > 3 else ""
-    return f"damaged in line {', '.join(numbers[:3])}{more}" if numbers else ""
+    damage = f"damaged in line {', '.join(numbers[:3])}{more}" if numbers else ""
+    return [line for line in lines if line], damage
 
 
-def _texts(path: Path) -> list[bytes]:
-    return path.read_bytes().split(b"\n") if path.exists() else []
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file that can be read."""
+    return read_log(path)[0]
 
 
 def _line(text: bytes) -> dict[str, Any] | None:

@@ -40,10 +40,10 @@ def parameter_shapes(network: AlexNet, side: int) -> dict:
     return jax.eval_shape(lambda: initial_params(network, 0, side))
 
 
-def state_of(params: Any, optimizer: optax.GradientTransformation) -> State:
+def state_of(params: Any, rule: optax.GradientTransformation) -> State:
     """The state before the first step: velocities of 0 (§5)."""
     sums = Sums.zero(jax.tree.leaves(params)[0].dtype)
-    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), sums)
+    return State(jnp.zeros((), jnp.int32), params, rule.init(params), sums)
 
 
 def state_shardings(state: State, network: AlexNet, mesh: Mesh) -> State:
@@ -57,7 +57,7 @@ def state_shardings(state: State, network: AlexNet, mesh: Mesh) -> State:
 
 def make_train_step(
     network: AlexNet,
-    optimizer: optax.GradientTransformationExtraArgs,
+    rule: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     seed: int,
     side: int,
@@ -68,7 +68,7 @@ def make_train_step(
 
     Args:
         network: with all towers.
-        optimizer: `optimizer.momentum_with_decay`.
+        rule: `optimizer.momentum_with_decay`.
         mesh: `parallel.make_mesh`.
         seed: of the dropout masks.
         side: of the network's input, in pixels.
@@ -100,7 +100,7 @@ def make_train_step(
             parallel.micro_batches(mesh, batch, micro_batches),
         )
         (gradients,) = add_up(replica_gradients)
-        moves, opt_state = optimizer.update(
+        moves, opt_state = rule.update(
             gradients, state.opt_state, state.params, rates=rates
         )
         params = optax.apply_updates(state.params, moves)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax.metrics import MetricsFile, Sums, damaged_lines, read_metrics, score
+from alexnet_jax.metrics import MetricsFile, Sums, read_log, read_metrics, score
 
 
 def log_probabilities(rng, examples: int, classes: int, levels: int = 0) -> np.ndarray:
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_kept_when_it_is_continued(tmp_path, capsys):
     damaged = path.read_bytes().replace(b'"step": 40', b'"stop": 40')
     for kept in ("metrics.jsonl.damaged", "metrics.jsonl.damaged.damaged"):
         path.write_bytes(damaged)
-        assert damaged_lines(path) == "damaged in line 2"
+        assert read_log(path)[1] == "damaged in line 2"
         write(path, 60, 80)
         assert read_metrics(path) == lines(20, 60, 80)
         assert (tmp_path / kept).read_bytes() == damaged
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_kept_when_it_is_continued(tmp_path, capsys):
 def test_many_damaged_lines_are_counted(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"x\n" * 5 + b'{"step": 60')
-    assert damaged_lines(path) == "damaged in line 1, 2, 3 and 2 more"
+    assert read_log(path)[1] == "damaged in line 1, 2, 3 and 2 more"
 
 
 def test_there_may_be_no_file_yet(tmp_path):

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from alexnet_jax import cli, device
-from alexnet_jax import config as paper
 from alexnet_jax.benchmark import collectives, input, predict, step
+from alexnet_jax.config_file import PAPER
 from alexnet_jax.errors import InputError
 from alexnet_jax.values import one_of
 
 if __name__ == "__main__":
-    CONFIG = cli.define_config(paper.__file__)
+    CONFIG = cli.define_config(PAPER)
     SECONDS = flags.DEFINE_float(
         "seconds",
         5.0,

@@ -111,7 +111,6 @@ def measure(config: ml_collections.ConfigDict, seconds: float) -> dict[str, Any]
         "memory_bytes": memory,
         "gigabytes_per_second_to_one_device": sent,
         "cores": cores,
-        "workers": 0,  # processes besides this one
         "threads": threads,
         "batch_size": config.batch_size,
     }

@@ -16,7 +16,7 @@ import optax
 from alexnet_jax import device
 from alexnet_jax.benchmark import clock
 from alexnet_jax.experiment import Program, make_optimizer
-from alexnet_jax.network.alexnet import BATCH, DROPOUTS, UNITS, AlexNet
+from alexnet_jax.network.alexnet import BATCH_NORMALISE, DROPOUTS, UNITS, AlexNet
 from alexnet_jax.network.convolutions import local_connection
 from alexnet_jax.network.layers import batch_normalisation, convolution
 from alexnet_jax.network.shapes import Stage, stages
@@ -142,7 +142,7 @@ def operations_of(config: Any, program: Program) -> Iterator[Operation]:
             yield from _products(stage, images, network.dtype, reads_pixels)
         elif stage.name in DROPOUTS:
             yield _dropout(name, alone, x)
-        elif stage.name == BATCH:
+        elif stage.name == BATCH_NORMALISE:
             yield from _both_ways(name, _batch_normalisation(network, x), x)
         elif stage.name not in UNITS:
             yield from _both_ways(name, functools.partial(alone.apply, {}), x)

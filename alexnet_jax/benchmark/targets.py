@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, NotInstalledError
 from alexnet_jax.values import nearest
 
 
@@ -135,11 +135,8 @@ def _described(kind: str, **topology: Any) -> list[jax.Device]:
     except (RuntimeError, NotImplementedError) as error:
         if not re.search("not installed|not implemented", str(error)):
             raise
-    raise InputError(
-        f"--target={kind}: XLA's compiler for it is not installed; "
-        "pip install 'alexnet_jax[aot]' in an environment of its own, since the "
-        "plugin for CUDA logs errors in others"
-    )
+    otherwise = " in an environment of its own: CUDA's plugin logs errors in others"
+    raise NotInstalledError(f"--target={kind}", "aot", otherwise)
 
 
 def _gpu_target_config(kind: str) -> str:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.benchmark.clock import Runs, Times
-from alexnet_jax.network.alexnet import BATCH, DROPOUTS, AlexNet
+from alexnet_jax.network.alexnet import BATCH_NORMALISE, DROPOUTS, AlexNet
 from alexnet_jax.network.layers import EPSILON
 
 MODES = {  # how PyTorch computes: channels last, compiled
@@ -281,7 +281,7 @@ def make_forward(network: AlexNet) -> Callable[..., Any]:
             elif stage in DROPOUTS:
                 x = drop(x, layer)
                 x = x if stage == "dropout" else x / (1 - network.dropout)
-            elif stage == BATCH:
+            elif stage == BATCH_NORMALISE:
                 x = batch_normalise(x, tensors[layer], trains)
             elif stage in operations:
                 x = operations[stage](x)

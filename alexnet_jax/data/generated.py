@@ -126,9 +126,6 @@ class Generated:
                 self._drawn[i] = image
         return f"generated/{self.role}/{i:06d}", image, label
 
-    def __getstate__(self):
-        return {**self.__dict__, "_drawn": {}}  # a process draws its own
-
 
 def draw(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
     """One image of a class, size×size×3 uint8."""

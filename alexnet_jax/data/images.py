@@ -42,7 +42,7 @@ class Record(NamedTuple):
 
 
 class Source(Protocol):
-    """A random-access list of records, pickled for worker processes."""
+    """A random-access list of records, pickled for `prepare`'s processes."""
 
     classes: tuple[str, ...]  # names in label order
 

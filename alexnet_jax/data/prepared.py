@@ -259,7 +259,7 @@ def _entries(shard: Path, facts: dict[str, Any]) -> np.ndarray:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the limit of open files for this process and its workers."""
+    """Raise the limit of open files for this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limits = [n for n in (count + 1024, hard) if n != resource.RLIM_INFINITY]
     if soft != resource.RLIM_INFINITY and soft < min(limits):

@@ -49,8 +49,10 @@ UNITS: dict[str, Callable[[jax.Array], jax.Array]] = {
 NORMALISATIONS = ("normalise", "normalise_within_maps")
 POOLS = ("pool", "average_pool")
 DROPOUTS = ("dropout", "inverted_dropout")  # inverted: Caffe, PyTorch
-BATCH = "batch_normalise"  # of the sums of the layer before it, ahead of its biases
-OPERATIONS = (*UNITS, *NORMALISATIONS, *POOLS, *DROPOUTS, BATCH, "exchange")
+BATCH_NORMALISE = (
+    "batch_normalise"  # of the sums of the layer before it, ahead of its biases
+)
+OPERATIONS = (*UNITS, *NORMALISATIONS, *POOLS, *DROPOUTS, BATCH_NORMALISE, "exchange")
 LAYERS = ("conv", "local", "fc")  # how names of layers with weights begin
 
 
@@ -117,7 +119,8 @@ class AlexNet(nn.Module):
                 fully-connected layers see here (B·fc_parts where they are shared).
                 Given: a training pass, with dropout masks drawn from the 'dropout'
                 rng. None: a test pass, where dropout multiplies by one half.
-            until: a layer with weights, whose activations behind its unit to return.
+            until: a layer with weights, to end behind its unit and return its
+                activations; '': the whole network.
 
         Returns:
             (B, classes), float32 or wider.
@@ -126,7 +129,7 @@ class AlexNet(nn.Module):
         reads_all = True  # both towers look at the same pixels
         done = ""  # the last layer with weights
         for stage, following in zip(self.layers, (*self.layers[1:], ""), strict=True):
-            if until and done == until and stage not in (*UNITS, BATCH):
+            if until and done == until and stage not in (*UNITS, BATCH_NORMALISE):
                 break
             match stage:
                 case "exchange":
@@ -146,9 +149,9 @@ class AlexNet(nn.Module):
                     x = x if rows is None else self.drop(x, rows) / (1 - self.dropout)
                 case unit if unit in UNITS:
                     x = UNITS[unit](x)
-                case layer if layer in self.weighted:  # and BATCH, which follows it
-                    x = self.layer(layer, reads_all, x, trains=rows is not None)
-                    reads_all, done = False, layer
+                case _ if stage in self.weighted:  # with 'batch_normalise' behind it
+                    x = self.layer(stage, reads_all, x, trains=rows is not None)
+                    reads_all, done = False, stage
         return x
 
     def layer(self, name: str, reads_all: bool, x: jax.Array, trains: bool):
@@ -261,9 +264,9 @@ class AlexNet(nn.Module):
 
     @property
     def batch_normalised(self) -> tuple[str, ...]:
-        """Those among them that `BATCH` follows."""
+        """Those among them that `BATCH_NORMALISE` follows."""
         following = zip(self.layers, self.layers[1:], strict=False)
-        return tuple(layer for layer, stage in following if stage == BATCH)
+        return tuple(layer for layer, stage in following if stage == BATCH_NORMALISE)
 
     @property
     def convolutions(self) -> tuple[str, ...]:
@@ -281,10 +284,10 @@ class AlexNet(nn.Module):
         """
         tower, fc = self.tower_axis, self.fc_axis
         units = (tower,) if fc is None else (tower, fc)
-        maps = P(None, None, None, tower)
+        by_kernel = P(None, None, None, tower)
         kinds = {
-            "conv": {"kernel": maps, "bias": P(tower)},
-            "local": {"kernel": maps, "bias": P(None, None, tower)},
+            "conv": {"kernel": by_kernel, "bias": P(tower)},
+            "local": {"kernel": by_kernel, "bias": P(None, None, tower)},
             "fc": {"kernel": P(None, units), "bias": P(units)},
         }
         specs = {n: kinds[k] for n in self.weighted for k in LAYERS if n.startswith(k)}

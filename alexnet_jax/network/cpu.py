@@ -14,7 +14,7 @@ def apart(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The function, computed from arrays and into an array: fused with nothing.
 
     XLA fuses nothing into a branch, and a barrier hides from it which one is taken. It
-    otherwise computes an operation anew in each of the nine places where pooling reads
+    otherwise computes an operation again in each of the nine places where pooling reads
     it, or in an axis order that is slow (docs/speed.md).
     """
 
@@ -109,7 +109,7 @@ def adjacent_maps(squares: jax.Array, depth: int, towers: int) -> jax.Array:
     """
     maps = squares.shape[-1] // towers
     rows, reach = squares.reshape(-1, maps), min(depth // 2, maps - 1)
-    # With zeros around them, in an array of its own: not computed anew in each shift.
+    # With zeros around them, in an array of its own: not computed again in each shift.
     around = lax.pad(rows, jnp.zeros((), rows.dtype), ((1, 1, 0), (0, 0, 0)))
     numbers = lax.optimization_barrier(around).reshape(-1)
     # Compared in the loop, which then uses vectors; not so with an array of factors.

@@ -29,12 +29,13 @@ AVERAGES = ("mean", "variance")  # of the sums of a layer, over the last batches
 EPSILON = 1e-5  # added to a variance
 
 
-def _parameters(module: nn.Module, shape: tuple[int, ...], bias_axes: int = 1):
-    """A Gaussian kernel and a constant bias (§5) over the last axis, or all but C."""
+def _parameters(
+    module: nn.Module, shape: tuple[int, ...], positions: tuple[int, ...] = ()
+):
+    """A Gaussian kernel, and a constant bias (§5) for each output at each position."""
     dtype = jnp.promote_types(module.dtype, jnp.float32)
     kernel = module.param("kernel", nn.initializers.normal(module.stddev, dtype), shape)
     start = nn.initializers.constant(module.bias, dtype)
-    positions = shape[: bias_axes - 1]
     return kernel, module.param("bias", start, (*positions, shape[-1]))
 
 
@@ -121,7 +122,7 @@ class Convolution(nn.Module):
                 for side, margin in zip(x.shape[1:3], margins, strict=True)
             )
             shape = (height, width, self.size**2 * channels, self.kernels)
-            kernel, bias = _parameters(self, shape, bias_axes=3)
+            kernel, bias = _parameters(self, shape, shape[:2])
             x = local_connection(x, kernel, size=self.size, **how)
         else:
             shape = (self.size, self.size, channels, self.kernels)
@@ -235,7 +236,7 @@ def _of_towers_backward(stride, margins, towers, saved, gradient):
 
     # cuDNN sums in float32 and writes the dtype of the maps, so that a replica's
     # gradient is rounded once. For another dtype XLA converts the maps first, and
-    # multiplies at half the speed: conv2 to conv5 take 3.6 ms on an H200, not 2.1.
+    # multiplies at half the speed (docs/machines.md).
     cuda = partial(grouped, sums=gradient.dtype)
     return device.by_target(
         *saved, gradient, cpu=one_by_one, cuda=cuda, default=grouped

@@ -69,7 +69,7 @@ def pooling_gradient(
 
 
 def average_pooling(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
-    """Averages over the windows of `overlapping_pooling`.
+    """Averages over the windows of `maps.overlapping_pooling`.
 
     A window that overhangs is cut at the edge, and divided by the pixels that are left
     (2012 layer.py). For the CIFAR-10 networks.

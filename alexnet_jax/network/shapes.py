@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.network.alexnet import (
-    BATCH,
+    BATCH_NORMALISE,
     DROPOUTS,
     LAYERS,
     NORMALISATIONS,
@@ -133,8 +133,10 @@ def _check_order(network: AlexNet) -> None:
         if name == "exchange" and layers[place + 1] not in weighted:
             refuse("'exchange' must stand directly before a layer with weights")
         above = [stage for stage in layers[place:first_fc] if stage in weighted]
-        if name == BATCH and (layers[place - 1] not in weighted or place < 1):
-            refuse(f"{BATCH!r} must stand directly behind a layer with weights")
+        if name == BATCH_NORMALISE and (layers[place - 1] not in weighted or place < 1):
+            refuse(
+                f"{BATCH_NORMALISE!r} must stand directly behind a layer with weights"
+            )
         if name in DROPOUTS and above:
             refuse(f"{name!r} must follow the last layer that makes maps (§4.2)")
         if name in (*POOLS, *NORMALISATIONS) and place > first_fc:

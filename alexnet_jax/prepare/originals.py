@@ -66,6 +66,7 @@ def _choose(wanted: Sequence[Split], there: list[Split], given: str) -> list[Spl
 
 
 def _of_tfds(source: Path, wanted: Sequence[Split], given: str) -> Originals:
+    manifest = Manifest.read(source)  # None: `prepare` did not make the folder
     names = splits_in(str(source), KEY)
     there = [split for split in Split if split in names]
     splits: dict[Split, Source] = {}
@@ -79,7 +80,6 @@ def _of_tfds(source: Path, wanted: Sequence[Split], given: str) -> Originals:
     if not splits:
         raise InputError(f"{given}: has no labelled {', '.join(Split)}; {WANTED}")
     named = _named(splits, next(iter(splits.values())).classes, (source,))
-    manifest = Manifest.read(source)  # if `prepare` made the folder
     return replace(named, dataset=manifest.dataset) if manifest else named
 
 

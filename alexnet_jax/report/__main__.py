@@ -2,8 +2,8 @@
 
 python -m alexnet_jax.report --workdir=runs/relu,runs/tanh
 
-It has the training curves, Figures 1, 3 and 4 of the paper, drawn from these runs, and
-lies in report/ of the first one, with the figures as PNG files beside it.
+The page has the training curves and the paper's Figures 1, 3 and 4, drawn from these
+runs. It is written to report/ in the first one's folder, each figure also as a PNG.
 """
 
 from collections.abc import Sequence

@@ -89,7 +89,9 @@ def _result(run: Run) -> str:
 
 def _comparison(runs: Sequence[Run]) -> str:
     """A row for each run."""
-    head = ("run", "differs in", "seed", "epochs", "top-1 error", "top-5 error", "loss")
+    titles = (
+        *("run", "differs in", "seed", "epochs", "top-1 error", "top-5 error", "loss"),
+    )
     rows = []
     for i, run in enumerate(runs):
         changes = differences(run, runs[0])
@@ -106,7 +108,7 @@ def _comparison(runs: Sequence[Run]) -> str:
             str(run.config.seed),
             *("–" if value is None else f"{value:{form}}" for value, form in numbers),
         ])  # fmt: skip
-    return table(head, rows, "runs")
+    return table(titles, rows, "runs")
 
 
 def _command(run: Run) -> str:

@@ -13,7 +13,8 @@ from alexnet_jax.data.files import replaced
 from alexnet_jax.data.images import Source
 from alexnet_jax.errors import InputError, printable
 from alexnet_jax.inference import nearest
-from alexnet_jax.metrics import damaged_lines, read_metrics
+from alexnet_jax.metrics import read_log
+from alexnet_jax.predictor import Predictor
 from alexnet_jax.report import answers, curves, kernels, mistakes, neighbours
 from alexnet_jax.report.document import Figure, document
 from alexnet_jax.report.head import head, title_of
@@ -69,7 +70,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         classes: list[str] = []
         with suppress(InputError):
             classes = workdir.read_classes(folder / "classes.txt")
-        log, step = read_metrics(folder / "metrics.jsonl"), newest(folder)
+        log, damage = read_log(folder / "metrics.jsonl")
+        step = newest(folder)
         if not log and step is None:
             raise InputError(
                 f"--workdir={folder}: has neither a line in metrics.jsonl nor a "
@@ -78,7 +80,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         images, total = training_images(log, config.batch_size), None
         if images or config.steps:
             total = experiment.total_steps(config, images or 1)
-        runs.append(Run(name, folder, config, classes, log, images, total, step))
+        run = Run(name, folder, config, classes, log, images, total, step, damage)
+        runs.append(run)
     return runs
 
 
@@ -91,16 +94,18 @@ def load(run: Run) -> Trained:
     """Read the newest checkpoint, also while the run saves others and deletes it."""
     mesh = experiment.make_mesh(run.config)
     while (step := newest(run.folder)) is not None:
-        problem = None
         try:
-            model, _ = workdir.load_model(run.folder, run.config, mesh, views=10)
-        except InputError as error:
-            problem = error
+            model, classes = workdir.load_model(run.folder, run.config, mesh, views=10)
+        except InputError:
+            if step == newest(run.folder):
+                raise
+            continue
         if step == newest(run.folder):
-            if problem:
-                raise problem
-            square = inputs.make_square(run.config)
-            return Trained.of(run.config, run.classes, mesh, model, step, square)
+            network = experiment.make_network(run.config, len(classes))
+            square, crop = inputs.make_square(run.config), run.config.augment.crop
+            return Trained(
+                step, Predictor([model], network, classes, square, crop, mesh)
+            )
     raise InputError("it has no checkpoint yet")
 
 
@@ -114,8 +119,8 @@ def figures_of(
         if len(runs) > 1:
             figures.append(curves.figure_1(runs, threshold))
     for run in runs:
-        if damaged := damaged_lines(run.folder / "metrics.jsonl"):
-            missing.append(f"{run.name}: metrics.jsonl: {damaged}, left out")
+        if run.damage:
+            missing.append(f"{run.name}: metrics.jsonl: {run.damage}, left out")
         if not run.log:
             missing.append(f"{run.name}: no curves: metrics.jsonl has no line yet")
         try:

@@ -29,6 +29,7 @@ class Run:
     images: int | None  # in the training set
     total: int | None  # steps of the whole run; a plateau may end it before
     checkpoint: int | None  # steps done in the newest one
+    damage: str = ""  # the lines of the log that cannot be read, in words
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """A key's values (n,) in the log, and the epochs (n,) that they end."""

@@ -1,17 +1,12 @@
 """The network of a run, on this machine's devices."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from alexnet_jax import experiment
 from alexnet_jax.data.images import Source
-from alexnet_jax.data.preprocess import Square
-from alexnet_jax.inference import Model
 from alexnet_jax.predictor import Block, Predictor
 
 
@@ -20,23 +15,11 @@ class Trained(NamedTuple):
 
     step: int  # of the checkpoint
     predictor: Predictor
-    layer: str  # the last hidden one; '': there is none
 
-    @classmethod
-    def of(
-        cls,
-        config: ConfigDict,
-        classes: Sequence[str],
-        mesh: Mesh,
-        model: Model,
-        step: int,
-        square: Square,
-    ) -> "Trained":
-        """The network of a config, with a model read from the checkpoint of a step."""
-        network = experiment.make_network(config, len(classes))
-        crop = config.augment.crop
-        predictor = Predictor([model], network, classes, square, crop, mesh)
-        return cls(step, predictor, ("", *network.weighted)[-2])
+    @property
+    def layer(self) -> str:
+        """The last hidden one; '' where there is none."""
+        return ("", *self.predictor.network.weighted)[-2]
 
     def activations(self, images: np.ndarray) -> np.ndarray:
         """Those of `layer`, float32 (N, units), for images uint8 (N, S, S, 3)."""
@@ -67,5 +50,5 @@ class Trained(NamedTuple):
 
     def first_layer(self) -> np.ndarray:
         """The kernels of the first layer, float32."""
-        name, (model,) = self.predictor.network.weighted[0], self.predictor.models
-        return np.asarray(model.params[name]["kernel"], np.float32)
+        name = self.predictor.network.weighted[0]
+        return np.asarray(self.predictor.params[name]["kernel"], np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import NotInstalledError
 from alexnet_jax.network.alexnet import AlexNet
 from alexnet_jax.network.convolutions import grid_margins
 from alexnet_jax.network.shapes import Stage, stages
@@ -33,10 +33,7 @@ class Graph:
         try:
             from onnx import TensorProto, helper, numpy_helper
         except ImportError:
-            raise InputError(
-                "--destination: *.onnx needs the onnx package: pip install "
-                "'alexnet_jax[onnx]'"
-            ) from None
+            raise NotInstalledError("--destination: *.onnx", "onnx") from None
         self.helper, self.from_array = helper, numpy_helper.from_array
         self.types = TensorProto
         self.nodes: list[Any] = []

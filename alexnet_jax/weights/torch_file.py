@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, NotInstalledError
 from alexnet_jax.weights.layout import Found, Tensors
 
 MEAN_IMAGE = "pixels.mean_image"  # of `torch_module`, (3, S, S)
@@ -104,8 +104,6 @@ def _torch(flag: str) -> Any:
     try:
         import torch
     except ImportError:
-        raise InputError(
-            f"{flag}: needs PyTorch: pip install 'alexnet_jax[torch]'; *.safetensors "
-            "needs nothing more"
-        ) from None
+        otherwise = "; *.safetensors needs nothing more"
+        raise NotInstalledError(flag, "torch", otherwise) from None
     return torch
