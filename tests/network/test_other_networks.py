@@ -51,6 +51,18 @@ def shapes_of(network, side: int):
     return jax.eval_shape(network.init, jax.random.key(0), pixels)["params"]
 
 
+def test_the_rates_of_cuda_convnet2_are_its_geometric_stages():
+    config = config_of("cuda_convnet2")
+    schedule = experiment.make_schedule(config)
+    for epoch in (0, 22, 23, 44, 46, 67, 68, 89):
+        progress = epoch / config.epochs  # lr.cu: dexp[0.01; 250; 4], dexp[0.02; 10; 2]
+        rates = {
+            "kernel": pytest.approx(0.01 / 250 ** (int(4 * progress) / 3), rel=1e-3),
+            "bias": 0.02 / 10 ** int(2 * progress),
+        }
+        assert schedule.rates(epoch, ["conv1", "fc8"]) == {"conv1": rates, "fc8": rates}
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameters_of_the_full_size(name):
     config = config_of(name)
