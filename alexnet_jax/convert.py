@@ -22,7 +22,7 @@ from alexnet_jax.checkpoint import Checkpoints, holds_any
 from alexnet_jax.config import parsed
 from alexnet_jax.config_file import load_config
 from alexnet_jax.data import ilsvrc
-from alexnet_jax.data.files import UNFINISHED, locked, read_lines, replaced, write_lines
+from alexnet_jax.data.files import UNFINISHED, locked, replaced, write_lines
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import InputError
 from alexnet_jax.metrics import Sums
@@ -224,7 +224,8 @@ def _class_names(
             raise InputError(f"--classes={given}: {file} names its classes; leave out")
     elif given:
         try:
-            names, source = read_lines(given), f"--classes={given}"
+            text = given.read_text("utf-8-sig", "surrogateescape")
+            names, source = text.removesuffix("\n").split("\n"), f"--classes={given}"
         except OSError as error:
             raise InputError(
                 f"--classes={given}: cannot be read: {error.strerror}"

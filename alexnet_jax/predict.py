@@ -164,7 +164,7 @@ def named(p: np.ndarray, names: Sequence[str], top: int) -> list[dict]:
 def class_names(path: str, classes: Sequence[str]) -> list[str]:
     """Readable names, from lines '…<tab>class<tab>name'."""
     try:
-        rows = [line.split("\t") for line in Path(path).read_text().splitlines()]
+        rows = [x.split("\t") for x in Path(path).read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--names={path}: cannot be read ({error})") from None
     names = {row[-2]: row[-1].strip() for row in rows if len(row) > 1}

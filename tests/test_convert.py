@@ -169,6 +169,17 @@ def test_classes_that_do_not_fit_the_weights_are_refused(tmp_path):
     assert not folder.exists()
 
 
+def test_classes_as_editors_on_windows_write_them(tmp_path):
+    file, names = tmp_path / "weights.safetensors", tmp_path / "names.txt"
+    convert(finished_run(), file)
+    save_file(load_file(file), file)  # without its classes
+    classes = [f"class {label}" for label in range(10)]
+    names.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*classes, ""]).encode())
+    convert(file, tmp_path / "run", tiny_config(), classes=names)
+    kept = (tmp_path / "run" / "classes.txt").read_bytes().decode()
+    assert kept == "".join(f"{name}\n" for name in classes)
+
+
 def test_reading_weights_builds_no_training_program(tmp_path, monkeypatch):
     file, compiled = tmp_path / "weights.safetensors", []
     convert(finished_run(), file)

@@ -61,11 +61,11 @@ MOST_MODULES = 99
 LONGEST_MODULE = 300
 MOST_LINES = {
     "root and network": 7_885,
-    "data": 2_375,
+    "data": 2_385,
     "prepare": 1_255,
-    "report": 1_520,
-    "benchmark": 2_310,
-    "weights": 1_010,
+    "report": 1_505,
+    "benchmark": 2_300,
+    "weights": 1_005,
 }
 
 FILES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]

@@ -279,6 +279,11 @@ def test_names_for_people(tmp_path):
         f"the {classes[row['label']]}" for row in answer["top"]
     ]
     assert len(answer["top"]) == 5
+    # As editors on Windows write it.
+    text = "".join(f"{name}\tthe {name}\r\n" for name in classes)
+    table.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (again,) = predict(load_run(finished_run()), files, names=str(table))
+    assert again == answer
     table.write_text("0\tdisc\tthe disc\n")
     with pytest.raises(InputError, match=r"has no line for the class 'ring'"):
         next(predict(load_run(finished_run()), files, names=str(table)))

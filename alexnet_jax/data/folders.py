@@ -3,6 +3,7 @@
 import errno
 import fnmatch
 import glob
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -231,18 +232,21 @@ class ClassTar(TarImages):
         """List the members, about 35,000 a second, and sort them by class and name."""
         given = f"{key}={str(path)!r}"
         found, folders = _images_and_folders(path, key)
-        used = {folder for folder, _ in found}
-        parents = sorted({os.path.dirname(folder) for folder in used})
-        if not found or "" in used:
+        parents = {os.path.dirname(f) if f else None: m.name for f, m in found}
+        if not parents.keys() - {None}:
             raise InputError(f"{given}: holds no class folders; {WANTED}")
         if len(parents) > 1:
+            one, other, *_ = sorted(parents.values())
             raise InputError(
-                f"{given}: has class folders both in {parents[0] or '.'!r} and in "
-                f"{parents[1]!r}; give a tar of one set of them"
+                f"{given}: holds {one!r} and {other!r}; give a tar whose images are "
+                "all in class folders, and these all in one folder"
             )
-        for folder in sorted(folders - used):
+        for (_, member), (_, following) in itertools.pairwise(found):
+            if member.name == following.name:
+                raise InputError(f"{given}: holds {member.name!r} twice; pack it again")
+        for folder in sorted(folders - {folder for folder, _ in found}):
             parent, name = os.path.split(folder)
-            if parent == parents[0] and _shown(name):
+            if parent in parents and _shown(name):
                 raise InputError(f"{given}: the class folder {name!r} is empty; {FILL}")
         names = [os.path.basename(folder) for folder, _ in found]
         classes = tuple(sorted(set(names)))

@@ -98,7 +98,8 @@ def decode(
         name: the image's name, for messages.
         out: height×width×3 uint8, which receives the pixels if they have its shape, and
             may be overwritten in any case; this saves a copy.
-        exif_rotation: whether to rotate the image as its EXIF orientation says.
+        exif_rotation: whether to rotate the image as its EXIF orientation says; Pillow
+            rotates a TIFF in any case.
 
     Returns:
         height×width×3 uint8. Raises ImageError where this is no whole image.
@@ -114,8 +115,10 @@ def decode(
         with open_image(data) as image:
             image.load()
             if exif_rotation:
-                ImageOps.exif_transpose(image, in_place=True)
+                _rotate(image)
             return np.asarray(_rgb(image))
+    except MemoryError:
+        raise  # says nothing about the image
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         # Old work directories hold these words (unreadable.txt) and compare them.
         reason = "not a known picture format" if data else "the file is empty"
@@ -124,6 +127,18 @@ def decode(
         if not isinstance(error, Image.UnidentifiedImageError):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from None
+
+
+def _rotate(image: Image.Image) -> None:
+    """Rotate an image as its EXIF orientation says.
+
+    Pillow writes all tags back into `info`, and fails where one of them, which nobody
+    needs here, cannot be written: not if they are no longer there.
+    """
+    image.getexif()  # kept by the image
+    for key in ("exif", "Raw profile type exif"):
+        image.info.pop(key, None)
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -119,8 +119,7 @@ class AlexNet(nn.Module):
                 fully-connected layers see here (B·fc_parts where they are shared).
                 Given: a training pass, with dropout masks drawn from the 'dropout'
                 rng. None: a test pass, where dropout multiplies by one half.
-            until: a layer with weights, to end behind its unit and return its
-                activations; '': the whole network.
+            until: a layer with weights, to return its activations, behind its unit.
 
         Returns:
             (B, classes), float32 or wider.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from alexnet_jax.data.folders import folders_in, open_folder
+from alexnet_jax.data.folders import folders_in, images_below, open_folder
 from alexnet_jax.data.ilsvrc import Split, official_classes
 from alexnet_jax.data.images import Source
 from alexnet_jax.data.prepared import Manifest
@@ -94,6 +94,8 @@ def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
             tars = ", ".join(name for tars in TARS.values() for name in tars.values())
             raise InputError(f"{given}: the only tars that it may hold are {tars}")
         found = {".": Split.TRAIN}  # class folders without train/ around them
+    elif not wanted:
+        _require_no_others(source, list(found), given)
     paths = {split: source / name for name, split in found.items()}
     test = paths.get(Split.TEST)
     if test and not wanted and len(paths) > 1 and not folders_in(test):
@@ -112,12 +114,23 @@ def _of_folders(source: Path, wanted: Sequence[Split], given: str) -> Originals:
     return _named(splits, classes, tuple(paths.values()))
 
 
+def _require_no_others(source: Path, found: list[str], given: str) -> None:
+    """Refuse folders of images next to those of the splits: they would not be read."""
+    for name in folders_in(source):
+        if name not in found and images_below(source / name):
+            raise InputError(
+                f"{given}: holds {found[0]}/ and images in {name}/, which is none of "
+                f"{', '.join(FOLDERS)}; rename it or move it away, or, if these are "
+                "classes, put all of them into a folder train/"
+            )
+
+
 def _named(
     splits: dict[Split, Source], classes: tuple[str, ...], folders: tuple[Path, ...]
 ) -> Originals:
     """Recognise ILSVRC2012 by its classes, in whichever layout."""
     for name in classes:  # TFDS keeps names as lines of text
-        if "\n" in name or name != name.encode(errors="replace").decode():
+        if {"\n", "\r"} & set(name) or name != name.encode(errors="replace").decode():
             raise InputError(f"{KEY}: the class {name!r} is no line of text; rename it")
     dataset = "ILSVRC2012" if classes == official_classes() else "pictures"
     return Originals(dataset, classes, splits, folders)

@@ -40,7 +40,8 @@ def for_grey_levels(tensors: Tensors) -> Found:
         layer, _, kind = name.rpartition(".")
         named[f"{LAYERS[layer]}.{kind}" if layer in LAYERS else name] = tensor
     first = named["conv1.weight"]
-    if first.shape[1:2] == (3,) and np.issubdtype(first.dtype, np.floating):
+    of_rgb = first.ndim == 4 and first.shape[1] == 3
+    if of_rgb and np.issubdtype(first.dtype, np.floating):
         named["conv1.weight"] = first / STDDEV[:, None, None]
     mean = MEAN.astype(np.float32).reshape(1, 1, 3)
     return Found(named, mean_image=mean, config=CONFIG)

@@ -1,4 +1,5 @@
 import io
+import struct
 import tarfile
 import warnings
 
@@ -7,6 +8,7 @@ import pytest
 from pictures import drawn, encoded
 from PIL import Image, ImageOps
 
+from alexnet_jax.data import preprocess
 from alexnet_jax.data.preprocess import Square, decode
 from alexnet_jax.errors import ImageError
 
@@ -116,6 +118,41 @@ def test_exif_orientation_is_honoured(orientation):
     exif[0x0112] = orientation
     decoded = decode(encoded(np.asarray(stored), "PNG", exif=exif), "x")
     np.testing.assert_array_equal(decoded, HALVES)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "data"),
+    [
+        (0x011A, 10, struct.pack("<ii", -1, 0)),  # XResolution; Pillow issue 8965
+        (0x011A, 11, struct.pack("<f4x", np.nan)),
+        (0x010F, 5, struct.pack("<II", 3, 2)),  # Make, a text
+    ],
+    ids=["a negative rational", "not a number", "a rational for a text"],
+)
+def test_a_tag_that_pillow_cannot_write_is_no_damage(tag, kind, data):
+    # A TIFF of one directory with two entries of 12 bytes, and the data behind it.
+    header = b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 2)
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    value = data[:4] if kind == 11 else struct.pack("<I", 38)
+    odd = struct.pack("<HHI", tag, kind, 1) + value
+    exif = header + turned + odd + bytes(4) + data
+    only_turned = Image.Exif()
+    only_turned[0x0112] = 6
+    decoded, expected = (
+        decode(encoded(drawn(3), "JPEG", exif=tags), "x")
+        for tags in (exif, only_turned)
+    )
+    assert decoded.shape == (40, 48, 3)
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_short_memory_is_not_taken_for_damage(monkeypatch):
+    def none(image):
+        raise MemoryError
+
+    monkeypatch.setattr(preprocess, "_rgb", none)
+    with pytest.raises(MemoryError):
+        decode(encoded(HALVES), "x")
 
 
 def test_exif_orientation_can_be_ignored():

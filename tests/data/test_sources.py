@@ -193,6 +193,20 @@ def test_damaged_tars(folder, tmp_path):
         refused(lambda path=path: opened("folder", path), path)
 
 
+def test_a_tar_with_an_image_outside_of_the_class_folders(folder, tmp_path):
+    (folder / "logo.png").write_bytes(encoded(np.zeros((4, 4, 3), np.uint8)))
+    for inside in ("pets", "."):
+        tar = write_tar(tmp_path / "a.tar", folder, inside)
+        refused(lambda tar=tar: opened("folder", tar), tar, "logo.png'", "all in")
+
+
+def test_a_tar_that_holds_an_image_twice(folder, tmp_path):
+    path = write_tar(tmp_path / "a.tar", folder, "train")
+    with tarfile.open(path, "a") as tar:  # as `tar --append` does
+        tar.add(folder / "alpha" / "0.JPEG", "./train/alpha/0.JPEG")
+    refused(lambda: opened("folder", path), path, "'train/alpha/0.JPEG' twice")
+
+
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_compressed_tar(folder, tmp_path, mode):
     tar = write_tar(tmp_path / "a.tar.z", folder, "train", mode)
@@ -204,7 +218,7 @@ def test_a_tar_of_two_sets(folder, tmp_path):
     with tarfile.open(path, "w") as tar:
         tar.add(folder, "d/train")
         tar.add(folder, "d/val")
-    refused(lambda: opened("folder", path), path, "'d/train'", "'d/val'")
+    refused(lambda: opened("folder", path), path, "'d/train/", "'d/val/")
 
 
 def test_a_tar_with_links(folder, tmp_path):

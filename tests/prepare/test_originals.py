@@ -97,6 +97,19 @@ def test_a_folder_without_validation_pictures(source, tmp_path):
     refused(lambda: records(tmp_path / "train", "test"), "no test", "only train")
 
 
+def test_images_that_would_not_be_read_are_named(source, tmp_path):
+    (source / "val").rename(source / "valid")
+    refused(lambda: made(source, tmp_path / "out"), "train/", "in valid/", "rename")
+    made(source, tmp_path / "train", [Split.TRAIN])  # asked for: no doubt
+    shutil.rmtree(source / "valid")
+    (source / "devkit").mkdir()
+    (source / "devkit" / "readme.txt").write_text("none")
+    made(source, tmp_path / "alone")
+    # Classes, one of them with the name of a split.
+    write_class_folders(tmp_path / "ways", {"train": 2, "cat": 2})
+    refused(lambda: made(tmp_path / "ways", tmp_path / "out"), "images in cat/")
+
+
 def test_a_tfds_folder_with_unlabelled_test_pictures(tmp_path):
     class Unlabelled(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")

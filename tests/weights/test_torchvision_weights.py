@@ -194,6 +194,16 @@ def test_without_pytorch_a_line_shows_how_to_get_it(tmp_path, monkeypatch):
         convert(file, tmp_path / "run", small_config())
 
 
+@pytest.mark.parametrize("sizes", [(11,), (3, 11, 11), ()])
+def test_kernels_of_other_dimensions_are_a_line(tmp_path, sizes):
+    state = random_model(**SMALL).state_dict()
+    state["features.0.weight"] = torch.zeros(8, 3, *sizes)
+    file = tmp_path / "x.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+    line = refusal("convert", f"--source={file}", f"--destination={tmp_path}/run")
+    assert f"conv1.weight is {(8, 3, *sizes)} there and (64, 3, 11, 11) in" in line
+
+
 def test_the_command_finds_the_config(tmp_path):
     file = saved(random_model(**SMALL), tmp_path / "x.pth")
     flags = (f"--source={file}", f"--destination={tmp_path}/run")
