@@ -238,8 +238,7 @@ def define_networks(
 ) -> Callable[[], tuple[list[Path], dict[str, Any]]]:
     """Define the flags about trained networks; the result reads them.
 
-    They are the folders of --checkpoint, and, by name, --views, --weights, --best and
-    --skip_damaged.
+    The folders of --checkpoint; --views, --weights, --best and --skip_damaged by name.
     """
     several = "Work directories; several are averaged as an ensemble."
     checkpoint = flags.DEFINE_list("checkpoint", None, several, required=True)
@@ -287,9 +286,11 @@ def define_processes() -> Callable[[], tuple[str | None, int, int]]:
 
 
 def path(name: str, flag: str) -> Path:
-    """The path in a flag, which may not be empty."""
+    """The path in a flag."""
     if not name:
         raise InputError(f"{flag}=: is empty; give a path, such as {flag}=.")
+    if "://" in name:
+        raise InputError(f"{flag}={name}: is an address; mount it, and give its folder")
     return Path(os.path.expanduser(name))
 
 

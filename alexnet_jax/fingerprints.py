@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax import manifest, processes
+from alexnet_jax.cli import say
 from alexnet_jax.data.images import Source, fingerprint
 from alexnet_jax.errors import InputError
 
@@ -24,7 +25,14 @@ def fingerprints_of(training: Source, validation: Source) -> dict[str, dict[str,
 
 
 def note_images(sets: dict[str, dict[str, Any]], workdir: Path) -> None:
-    """Write the fingerprints into images.json, once a run has accepted the images."""
+    """Write the fingerprints into images.json, once a run has accepted the images.
+
+    A line names those that changed where they are.
+    """
+    for key, begun in known_images(workdir).items():
+        if sets[key] != begun:
+            change = compared(begun, sets[key])
+            say(f"warning: {key}: not the images that the run was begun with: {change}")
     if processes.first():
         manifest.write_sealed(sets, workdir / IMAGES)
 

@@ -197,9 +197,11 @@ def surveyed(
     left_out = []
     for line in read_lines(listed) if listed.exists() else []:
         i, _, why = line.partition("\t")
-        if why_unreadable(source, int(i)) != why:
+        here = why_unreadable(source, int(i)) if i.isdecimal() else ""
+        # But for the folders, for the images may have moved.
+        if not here or here.rpartition("/")[2] != why.rpartition("/")[2]:
             raise InputError(
-                f"{listed}: was written for other images than those of dataset.train="
+                f"{listed}: is damaged, or of other images than those of dataset.train="
                 f"{c.train!r} ({why}); delete it and {kept.name} to compute the "
                 "statistics again"
             )

@@ -91,9 +91,11 @@ def settle_config(
         kept, known = read_config(workdir), known_images(workdir)
         untrained = not holds_any(workdir / "checkpoints")
         ours, theirs = (experiment.total_steps(c, images) for c in (config, kept))
+        # All rates of a polynomial schedule depend on its length.
+        longer = ours > theirs and kept.optimizer.schedule != "polynomial"
         may_change = {
             Change.ANY_TIME: True,
-            Change.LONGER: ours >= theirs or untrained,
+            Change.LONGER: untrained or longer or ours == theirs,
             Change.UNTRAINED: untrained,
             Change.MOVED: bool(known),  # an earlier version did not note the images
             Change.NEVER: False,

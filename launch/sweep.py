@@ -16,6 +16,7 @@ import json
 import os
 import queue
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def result(folder: Path, name: str, seed: str) -> dict:
 def write(folder: Path, rows: list[dict], published: dict[str, tuple]) -> None:
     """Write runs.csv and table.md."""
     with (folder / "runs.new").open("w", newline="") as file:
-        table = csv.DictWriter(file, ["run", "seed", "epoch", *ERRORS])
+        table = csv.DictWriter(file, ["run", "seed", "epoch", *ERRORS, "arguments"])
         table.writeheader()
         table.writerows(rows)
     (folder / "runs.new").replace(folder / "runs.csv")
@@ -90,20 +91,26 @@ def main() -> int:
 
     published, jobs = {}, {}
     for given in flags.configs:
-        config, *keys = given.split()
+        config, *keys = shlex.split(given)
         file, _, variant = config.partition(":")
+        if not Path(file).is_file():
+            parser.error(f"{file}: no such file; give one of configs/")
         figures = runpy.run_path(file).get("PUBLISHED", {})
         name = " ".join([variant or Path(file).stem, *keys])
         published[name] = figures.get(variant or Path(file).stem, ("", ""))
         own = [f"--config={config}", *common, *(f"--config.{key}" for key in keys)]
         for seed in flags.seeds.split(","):
-            jobs[name, seed] = [*own, f"--config.seed={seed}"]
+            arguments = [*own, f"--config.seed={seed}"]
+            if jobs.setdefault((name, seed), arguments) != arguments:
+                parser.error(f"{given}: a second {name!r}; give each its own --workdir")
 
     done = flags.workdir / "runs.csv"
     text = done.read_text() if done.exists() else ""
     rows = list(csv.DictReader(text.splitlines()))
     for row in rows:
-        jobs.pop((row["run"], row["seed"]), None)
+        ended = jobs.pop((row["run"], row["seed"]), None)
+        if ended and (before := row.get("arguments")) not in (None, shlex.join(ended)):
+            parser.error(f"{done}: {row['run']} had {before}; give another --workdir")
     if rows:
         write(flags.workdir, rows, published)
     devices: queue.Queue[str] = queue.Queue()
@@ -124,7 +131,8 @@ def main() -> int:
         for (name, seed), folder, status in zip(jobs, folders, ends, strict=True):
             failed += bool(status)
             if not status:
-                rows.append(result(folder, name, seed))
+                row = result(folder, name, seed)
+                rows.append(row | {"arguments": shlex.join(jobs[name, seed])})
                 write(flags.workdir, rows, published)
     print(flags.workdir / "table.md")
     return 128 + stopped[0] if stopped else int(failed > 0)

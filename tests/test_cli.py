@@ -95,6 +95,7 @@ def test_apps_as_modules_define_no_flags():
         ("--config.dataset.validation=5", "5 generated images, 10 or more are needed"),
         ("--config.batch_size=101", "batch_size=101: more than the 100 images"),
         ("--workdir=", "--workdir=: is empty; give a path"),
+        ("--workdir=gs://b/run", "--workdir=gs://b/run: is an address; mount it"),
         ("--workdir=pyproject.toml", "pyproject.toml': cannot be made: File exists"),
         (
             "--workdir=/proc/run",

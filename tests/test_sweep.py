@@ -48,6 +48,7 @@ def sweep(tmp_path):
             env=os.environ | {"PYTHONPATH": str(stub.parent)},
             cwd=tmp_path,  # where `python -m` looks first
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
@@ -90,13 +91,36 @@ def test_a_table_of_configs_and_seeds_that_continues(sweep, tmp_path):
 
     before = (folder / "table.md").read_text()
     (folder / "table.md").unlink()
-    again = sweep("--seeds=0,4", *arguments)
+    again = sweep("--seeds=0,4", *arguments, "--", "--config.epochs=3")
     again.communicate(timeout=60)
     assert again.returncode == 1
     assert len(starts(folder / "good_seed=0")) == 1, "it was complete"
     assert len(starts(folder / "bad_seed=0")) == 2
     assert table(folder) == rows
     assert (folder / "table.md").read_text() == before, "of the runs that were complete"
+    longer = sweep("--seeds=0", "mine:good", "--", "--config.epochs=4")
+    assert "good had" in longer.communicate(timeout=60)[1]
+    assert longer.returncode == 2
+    assert table(folder) == rows
+
+
+def test_what_would_mix_two_runs_is_refused(sweep, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "x.py"
+    other.write_text("")
+    both = sweep("mine:good", f"{other}:good")
+    assert "a second 'good'" in both.communicate(timeout=60)[1]
+    missing = sweep("nowhere.py:good")
+    assert "nowhere.py: no such file" in missing.communicate(timeout=60)[1]
+    assert (both.returncode, missing.returncode) == (2, 2)
+    assert not (tmp_path / "W").exists()
+
+
+def test_a_value_with_spaces_is_quoted(sweep, tmp_path):
+    run = sweep("mine:good 'optimizer.drops=((6.0, 2e-3, 2e-3),)'")
+    assert run.communicate(timeout=60)[1] == ""
+    (folder,) = (tmp_path / "W").glob("good_*")
+    assert '"config.optimizer.drops": "((6.0, 2e-3, 2e-3),)"' in starts(folder)[0]
 
 
 def test_a_signal_stops_the_runs_and_the_same_command_continues(sweep, tmp_path):

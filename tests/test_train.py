@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps import run_app, start_app
-from pictures import encoded, write_class_folders
+from pictures import encoded, write_class_folders, write_tar
 from runs import (
     assert_same_weights,
     contents,
@@ -344,6 +344,22 @@ def test_pictures_of_all_kinds_train_and_rubbish_is_left_out(
         assert {Path(name).name for name in named} == rubbish
     assert "3 images cannot be decoded and are left out" in capsys.readouterr().out
     assert math.isfinite(logged(workdir)[-1]["validation/loss"])
+
+    # The same images elsewhere have the same list, which may not be damaged.
+    folder.rename(tmp_path / "moved")
+    tar = write_tar(tmp_path / "pictures.tar", tmp_path / "moved", "of/2012")
+    for elsewhere in (tmp_path / "moved", tar):
+        config.dataset.train = config.dataset.validation = str(elsewhere)
+        train(config, workdir)
+    (tmp_path / "moved").rename(folder)
+    config.dataset.train = config.dataset.validation = str(folder)
+    listed = workdir / "unreadable.txt"
+    whole = listed.read_text()
+    for damaged in (f"{whole}\n", whole.replace("\t", " "), f"x{whole}"):
+        listed.write_text(damaged)
+        with pytest.raises(InputError, match=r"unreadable.txt: is damaged, or"):
+            train(config, workdir)
+    listed.write_text(whole)
 
     # The list is valid for these images only.
     rubbish_file, moved = folder / "a" / "empty.JPEG", tmp_path / "empty.JPEG"

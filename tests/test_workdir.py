@@ -66,6 +66,15 @@ def test_a_run_may_be_prolonged_but_not_changed(change, accepted, tmp_path):
             settle(tiny_config(change), tmp_path)
 
 
+def test_a_run_whose_rates_depend_on_its_length_is_not_prolonged(tmp_path):
+    polynomial = {"optimizer.schedule": "polynomial"}
+    settle(tiny_config(polynomial), tmp_path)
+    (tmp_path / "checkpoints" / "24").mkdir(parents=True)
+    settle(tiny_config({**polynomial, "log_every_steps": 3}), tmp_path)
+    with pytest.raises(InputError, match=r"steps \(24 there, 48 here\)"):
+        settle(tiny_config({**polynomial, "steps": 48}), tmp_path)
+
+
 def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
     config = tiny_config()
     del config.accumulation, config.mesh.fc
@@ -142,6 +151,22 @@ def test_other_images_at_another_place_are_refused(change, sizes, tmp_path):
             f"{other} here): {sizes}; give another --workdir, or the same images"
         )
         assert contents(run) == before
+
+
+def test_images_that_changed_where_they_are_get_a_warning(tmp_path, capsys):
+    train = write_class_folders(tmp_path / "train", CLASSES)
+    run = tmp_path / "run"
+    run.mkdir()
+    for _ in range(2):
+        settle(of_folders(train, train), run)
+    assert capsys.readouterr().out == ""
+    shutil.copy(train / "ant" / "1.JPEG", train / "cow" / "2.JPEG")
+    settle(of_folders(train, train), run)
+    assert capsys.readouterr().out == "".join(
+        f"warning: dataset.{role}: not the images that the run was begun with: 12 "
+        "images in 3 classes both, with other names or contents\n"
+        for role in ("train", "validation")
+    )
 
 
 def test_a_run_from_before_images_were_noted(tmp_path):
