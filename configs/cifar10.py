@@ -157,7 +157,7 @@ def figure1(unit: str) -> ConfigDict:
     one of its own for conv1, whose units are otherwise soon at 1 for every image.
     """
     config = no_norm19()
-    config.epochs = 60.0
+    config.epochs = 80.0
     if unit != "relu":
         variants.VARIANTS[unit](config)
     optimizer = config.optimizer

@@ -22,9 +22,13 @@ def epochs_until(run: Run, threshold: float) -> float | None:
     """Epochs until the logged training error is first below a threshold.
 
     Between two lines of the log the error is taken to be a straight line; None where it
-    never is below.
+    never is below. Lines that a validation cut short are left out: means over a few
+    steps are below too early.
     """
     epochs, errors = run.series(ERROR)
+    steps = np.diff(epochs, prepend=0) * (run.images or 1) / run.config.batch_size
+    whole = steps > 0.99 * min(run.config.log_every_steps, steps.max(initial=0))
+    epochs, errors = epochs[whole], errors[whole]
     below = np.flatnonzero(errors < threshold)
     if not len(below):
         return None

@@ -24,6 +24,14 @@ def test_the_epoch_of_a_threshold_lies_on_the_line_between_two_lines_of_the_log(
     assert epochs_until(made_up(), 0.25) is None
 
 
+def test_lines_that_a_validation_cut_short_are_left_out():
+    # Of 5 steps of 16 of 100 images, but for the second and the fourth.
+    run = made_up([(0.8, 0.9), (1.0, 0.2), (1.8, 0.5), (2.0, 0.1), (2.8, 0.1)])
+    assert epochs_until(run, 0.3) == pytest.approx(2.3)
+    often = made_up([(0.2, 0.9), (0.4, 0.5), (0.6, 0.1)])  # none of 5 steps
+    assert epochs_until(often, 0.3) == pytest.approx(0.5)
+
+
 def test_damaged_values_of_the_log_are_left_out():
     run = made_up([(1.0, 0.4), (2.0, float("nan")), (3.0, "no"), (4.0, 0.2)])
     run.log.append({"step": 30, "epoch": 5.0})
