@@ -117,18 +117,26 @@ def test_the_rates_of_1_cnn_are_those_of_its_log():
         assert isinstance(schedule, EpochSchedule)
         layers = experiment.make_network(config, 10).weighted
         found = schedule.rates(epoch, layers)
-        assert {own["bias"] for own in found.values()} <= {0.02, 0.0}
+        biases = {layer: own["bias"] for layer, own in found.items()}
+        slow = name.startswith("pretrained") and {"conv6": 0.002}
+        frozen = name == "fine_tuned" and epoch >= 7 and {"conv1": 0.0}
+        assert biases == dict.fromkeys(layers, 0.02) | (slow or {}) | (frozen or {})
         return {layer: own["kernel"] for layer, own in found.items()}
 
-    early = rates("pretrained_2009", 1.0)
+    early = rates("pretrained_2009", 1.17)
     fresh = {"conv6", "fc6", "fc7", "fc8"}
     assert early == {k: 1e-2 if k in fresh else 1e-3 for k in early}
-    assert set(rates("pretrained_2009", 3.0).values()) == {1e-3}
-    assert rates("pretrained_2011", 1.0)["conv6"] == 1e-3
-    tuned = [rates("fine_tuned", epoch) for epoch in (0, 6, 8, 10, 23, 43)]
-    assert [own["conv1"] for own in tuned] == [1e-4, 1e-5, 0, 0, 0, 0]
-    assert [own["fc7"] for own in tuned] == [1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-5]
-    assert [own["fc8"] for own in tuned] == [1e-2, 1e-2, 1e-2, 1e-3, 1e-4, 1e-5]
+    # Epoch 2, batch 1,600 of 8,800, counted from 1.
+    assert set(rates("pretrained_2009", 1 + 1600 / 8800).values()) == {1e-3}
+    early = rates("pretrained_2011", 5.9)
+    fresh = {"fc6", "fc7", "fc8"}
+    assert early == {k: 1e-2 if k in fresh else 1e-3 for k in early}
+    assert set(rates("pretrained_2011", 6.1).values()) == {1e-3}
+    # Batch 300 of 1,251 is after 0.24 epochs.
+    tuned = [rates("fine_tuned", epoch) for epoch in (0, 0.24, 6, 8, 10, 23, 43)]
+    assert [own["conv1"] for own in tuned] == [1e-4, 1e-4, 1e-5, 0, 0, 0, 0]
+    assert [own["fc7"] for own in tuned] == [*[1e-3] * 5, 1e-4, 1e-5]
+    assert [own["fc8"] for own in tuned] == [1e-3, 1e-2, 1e-2, 1e-2, 1e-3, 1e-4, 1e-5]
 
 
 @pytest.mark.parametrize(

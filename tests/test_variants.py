@@ -172,31 +172,6 @@ def test_a_variant_changes_what_its_name_says_and_nothing_else():
     assert changed == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "epoch", "layer", "rates"),
-    [
-        ("pretrained_2009", 1.17, "conv6", (1e-2, 2e-3)),
-        ("pretrained_2009", 1.17, "fc6", (1e-2, 2e-2)),
-        ("pretrained_2009", 1.17, "conv5", (1e-3, 2e-2)),
-        ("pretrained_2009", 1 + 1600 / 8800, "conv6", (1e-3, 2e-3)),
-        ("pretrained_2009", 1 + 1600 / 8800, "fc8", (1e-3, 2e-2)),
-        ("pretrained_2011", 0, "conv6", (1e-3, 2e-3)),
-        ("pretrained_2011", 5.9, "fc7", (1e-2, 2e-2)),
-        ("pretrained_2011", 6.1, "fc7", (1e-3, 2e-2)),
-        ("fine_tuned", 0, "conv1", (1e-4, 2e-2)),
-        ("fine_tuned", 0, "fc8", (1e-3, 2e-2)),
-        ("fine_tuned", 0.24, "fc8", (1e-2, 2e-2)),  # 300 of 1,251 batches
-        ("fine_tuned", 9, "fc8", (1e-3, 2e-2)),
-        ("fine_tuned", 22, "fc7", (1e-4, 2e-2)),
-        ("fine_tuned", 50, "conv1", (0, 0)),
-        ("fine_tuned", 50, "fc8", (1e-5, 2e-2)),
-    ],
-)
-def test_rates_of_the_pre_trainings_are_those_of_the_logs(name, epoch, layer, rates):
-    found = experiment.make_schedule(get_config(name)).rates(epoch, [layer])
-    assert found == {layer: {"kernel": rates[0], "bias": rates[1]}}
-
-
 def test_the_shardings_of_a_sixth_convolution():
     config = tiny_variant("sixth_convolution", **{"mesh.tower": 2})
     network, mesh = experiment.make_network(config, 10), experiment.make_mesh(config)

@@ -22,13 +22,13 @@ def epochs_until(run: Run, threshold: float) -> float | None:
     """Epochs until the logged training error is first below a threshold.
 
     Between two lines of the log the error is taken to be a straight line; None where it
-    never is below. Lines that a validation cut short are left out: means over a few
-    steps are below too early.
+    never is below. Lines that a validation cut to less than half are left out: means
+    over a few steps are below too early.
     """
     epochs, errors = run.series(ERROR)
     steps = np.diff(epochs, prepend=0) * (run.images or 1) / run.config.batch_size
-    whole = steps > 0.99 * min(run.config.log_every_steps, steps.max(initial=0))
-    epochs, errors = epochs[whole], errors[whole]
+    long = steps > 0.99 * min(run.config.log_every_steps / 2, steps.max(initial=0))
+    epochs, errors = epochs[long], errors[long]
     below = np.flatnonzero(errors < threshold)
     if not len(below):
         return None
@@ -136,7 +136,8 @@ def figure_1(runs: Sequence[Run], threshold: float) -> Figure:
         "The paper’s Figure 1: with ReLUs (solid) a four-layer network reaches 25% "
         "training error on CIFAR-10 six times as fast as with tanh units (dashed). "
         f"Here runs are first below {goal}: {'; '.join(seen)}. The error is that of "
-        f"the log, a mean over {runs[0].config.log_every_steps} steps."
+        f"the log, a mean over {runs[0].config.log_every_steps} steps or, before a "
+        "validation, at least half as many."
     )
     words = f"Line chart: training error of {len(runs)} runs against epochs"
     draw = partial(_draw_figure_1, runs, threshold, reached)

@@ -25,7 +25,7 @@ def test_the_epoch_of_a_threshold_lies_on_the_line_between_two_lines_of_the_log(
 
 
 def test_lines_that_a_validation_cut_short_are_left_out():
-    # Of 5 steps of 16 of 100 images, but for the second and the fourth.
+    # Of 5 steps of 16 of 100 images, but for the second and the fourth: one step.
     run = made_up([(0.8, 0.9), (1.0, 0.2), (1.8, 0.5), (2.0, 0.1), (2.8, 0.1)])
     assert epochs_until(run, 0.3) == pytest.approx(2.3)
     often = made_up([(0.2, 0.9), (0.4, 0.5), (0.6, 0.1)])  # none of 5 steps
