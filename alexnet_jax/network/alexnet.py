@@ -49,9 +49,8 @@ UNITS: dict[str, Callable[[jax.Array], jax.Array]] = {
 NORMALISATIONS = ("normalise", "normalise_within_maps")
 POOLS = ("pool", "average_pool")
 DROPOUTS = ("dropout", "inverted_dropout")  # inverted: Caffe, PyTorch
-BATCH_NORMALISE = (
-    "batch_normalise"  # of the sums of the layer before it, ahead of its biases
-)
+# Of the sums of the layer before it, ahead of its biases.
+BATCH_NORMALISE = "batch_normalise"
 OPERATIONS = (*UNITS, *NORMALISATIONS, *POOLS, *DROPOUTS, BATCH_NORMALISE, "exchange")
 LAYERS = ("conv", "local", "fc")  # how names of layers with weights begin
 
