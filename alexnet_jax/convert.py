@@ -218,23 +218,22 @@ def _class_names(
 ) -> list[str] | None:
     """The lines for classes.txt; None where the user is to copy that file."""
     if "classes.txt" in found.companions:
-        lines = found.companions["classes.txt"].decode(errors="surrogateescape")
-        names, source = lines.removesuffix("\n").split("\n"), f"--source={file}"
+        text = found.companions["classes.txt"].decode(errors="surrogateescape")
+        source = f"--source={file}"
         if given:
             raise InputError(f"--classes={given}: {file} names its classes; leave out")
     elif given:
+        source = f"--classes={given}"
         try:
             text = given.read_text("utf-8-sig", "surrogateescape")
-            names, source = text.removesuffix("\n").split("\n"), f"--classes={given}"
         except OSError as error:
-            raise InputError(
-                f"--classes={given}: cannot be read: {error.strerror}"
-            ) from None
+            raise InputError(f"{source}: cannot be read: {error.strerror}") from None
     elif found.mean_image is None:
         return None
     else:
         digits = len(str(count - 1))
         return [f"class {label:0{digits}}" for label in range(count)]
+    names = text.removesuffix("\n").split("\n")
     if len(names) != count:
         raise InputError(
             f"{source}: names {len(names)} classes, and the weights are for {count}; "

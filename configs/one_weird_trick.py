@@ -53,8 +53,7 @@ def get_config(name: str = "torchvision") -> ConfigDict:
             s for s in network.layers if s != "normalise_within_maps"
         )
         # Four equal stages of weights, 250 times slower in all, and two of biases.
-        optimizer.drops = (
-            *((22.5, 1.587e-3, 2e-2), (45.0, 2.520e-4, 2e-3), (67.5, 4e-5, 2e-3)),
-        )
+        optimizer.drops = ((22.5, 1.587e-3, 2e-2), (45.0, 2.520e-4, 2e-3),
+                           (67.5, 4e-5, 2e-3))  # fmt: skip
         augment.colour_noise_until_epoch = 1e9  # its command never stops it
     return config

@@ -185,7 +185,8 @@ def pretrained_2009(config: ConfigDict) -> None:
     '6.6491', the end, after 5.74.
     """
     sixth_convolution(config)
-    _start_at_random(config, ("conv6", "fc6", "fc7", "fc8"), until=1.18)
+    _start_at_random(config, ("conv6", "fc6", "fc7", "fc8"))
+    config.optimizer.layer_drops = _fast_until(1.18, config.start.fresh)
     config.epochs = 5.74
 
 
@@ -197,8 +198,11 @@ def pretrained_2011(config: ConfigDict) -> None:
     it is one layer.
     """
     sixth_convolution(config)
-    _start_at_random(config, ("fc6", "fc7", "fc8"), until=6.0)
-    config.optimizer.layer_drops += (("conv6", 0.0, 1e-3, CONV6_BIAS_RATE),)
+    _start_at_random(config, ("fc6", "fc7", "fc8"))
+    config.optimizer.layer_drops = (
+        *_fast_until(6.0, config.start.fresh),
+        ("conv6", 0.0, 1e-3, CONV6_BIAS_RATE),
+    )
     config.epochs = 7.8
 
 
@@ -209,7 +213,7 @@ def fine_tuned(config: ConfigDict) -> None:
     others do, and has 1e-2 from batch 300 of 1,024 images to epoch 9.
     """
     sixth_convolution(config)
-    _start_at_random(config, ("fc8",), until=9.0)
+    _start_at_random(config, ("fc8",))
     config.epochs = 54.0
     optimizer = config.optimizer
     optimizer.drops = ((22.0, 1e-4, 2e-2), (42.0, 1e-5, 2e-2))
@@ -222,17 +226,20 @@ def fine_tuned(config: ConfigDict) -> None:
     config.augment.colour_noise_until_epoch = 38.0
 
 
-def _start_at_random(config: ConfigDict, layers: tuple[str, ...], until: float) -> None:
-    """Layers that start from random weights, at 1e-2 until an epoch; others at 1e-3."""
+def _start_at_random(config: ConfigDict, layers: tuple[str, ...]) -> None:
+    """Start some layers from random weights; all have 1e-3, and their biases 0.02."""
     config.start.fresh = layers
     optimizer = config.optimizer
-    optimizer.rate, optimizer.bias_rate_multiple = 1e-3, 20.0  # biases: 0.02
-    optimizer.drops = ()
-    optimizer.layer_drops = tuple(
-        row
+    optimizer.rate, optimizer.bias_rate_multiple = 1e-3, 20.0
+    optimizer.drops = optimizer.layer_drops = ()
+
+
+def _fast_until(epoch: float, layers: tuple[str, ...]) -> tuple:
+    """Rows of `layer_drops` that give layers 1e-2 until an epoch, and then 1e-3."""
+    return tuple(
+        (layer, start, rate, CONV6_BIAS_RATE if layer == "conv6" else 2e-2)
         for layer in layers
-        for bias in [CONV6_BIAS_RATE if layer == "conv6" else 2e-2]
-        for row in ((layer, 0.0, 1e-2, bias), (layer, until, 1e-3, bias))
+        for start, rate in ((0.0, 1e-2), (epoch, 1e-3))
     )
 
 

@@ -89,9 +89,7 @@ def _result(run: Run) -> str:
 
 def _comparison(runs: Sequence[Run]) -> str:
     """A row for each run."""
-    titles = (
-        *("run", "differs in", "seed", "epochs", "top-1 error", "top-5 error", "loss"),
-    )
+    titles = "run", "differs in", "seed", "epochs", "top-1 error", "top-5 error", "loss"
     rows = []
     for i, run in enumerate(runs):
         changes = differences(run, runs[0])
